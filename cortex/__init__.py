@@ -1,0 +1,1 @@
+"""cortex: several LLM providers as if they were one."""

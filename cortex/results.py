@@ -1,0 +1,118 @@
+"""What a call gives back to the user: the answer, and the honest report of how it came about. Frozen, no I/O."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import attrs
+
+from cortex.messages import Kind, ToolCall, ToolResult, Usage
+
+
+@attrs.frozen
+class Attempt:
+    """One try on one lane, as the trail tells it.
+
+    `outcome` is the class of what happened (ok, caller, auth, billing, rate, overload, transient, config, local,
+    cancelled); `kind` the finer word (None when ok). Times are in seconds: `waited` before it was sent, `first_token`
+    until the first piece of the answer, `duration` in all. `reason` is one line.
+    """
+
+    provider: str
+    model: str
+    outcome: str
+    kind: Kind | None = None
+    status: int | None = None
+    waited: float = 0.0
+    first_token: float | None = None
+    duration: float = 0.0
+    usage: Usage = Usage()
+    request_id: str | None = None
+    reason: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether this attempt gave the answer."""
+        return self.outcome == "ok"
+
+    def __str__(self) -> str:
+        tail = f": {self.reason}" if self.reason else ""
+        return f"{self.provider}/{self.model} {self.outcome} {self.duration * 1000:.0f}ms{tail}"
+
+
+@attrs.frozen
+class Metadata:
+    """Who served, at what price, after what detours.
+
+    `model_used` is the name this engine asked for; `model_reported` the vendor's word. `latency_ms` is the wall clock
+    of the whole call, failed attempts included. `tokens_used` counts input and output of the calls that served,
+    `tokens_total` also those that were lost. `cost_usd` is None unless it is known. `system`, `tools_called`,
+    `steps_taken` and `goal_progress` belong to a turn. `notes` says what of the request a dialect could not carry.
+    """
+
+    model_used: str
+    provider: str
+    latency_ms: float
+    model_reported: str | None = None
+    tokens_used: int = 0
+    tokens_total: int = 0
+    usage: Usage = Usage()
+    cost_usd: float | None = None
+    finish_reason: str = "stop"
+    raw_finish_reason: str | None = None
+    failover: bool = False
+    attempts: tuple[Attempt, ...] = ()
+    system: Literal[1, 2] | None = None
+    tools_called: tuple[str, ...] = ()
+    steps_taken: int = 1
+    goal_progress: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        detour = f", failover after {len(self.attempts) - 1}" if self.failover else ""
+        return (
+            f"<Metadata {self.provider}/{self.model_used} {self.finish_reason} "
+            f"{self.latency_ms:.0f}ms {self.tokens_used} tokens{detour}>"
+        )
+
+
+@attrs.frozen
+class Completion:
+    """The answer of one routed call. `output` is the answer parsed to the `output_type` that was asked for."""
+
+    content: str
+    metadata: Metadata
+    thinking: str = ""
+    output: Any = None
+    tool_calls: tuple[ToolCall, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {len(self.content)} chars {self.metadata!r}>"
+
+
+@attrs.frozen(repr=False)
+class Response(Completion):
+    """The answer of a session's turn; `tool_results` are those of the tools it ran, in order."""
+
+    tool_results: tuple[ToolResult, ...] = ()
+
+
+@attrs.frozen
+class Chunk:
+    """One piece of a stream. `content` is always safe to print: it is empty unless `kind` is "text".
+
+    `restart` asks the consumer to discard what it showed. The last chunk is `final`: it carries the `response` and
+    its `metadata`.
+    """
+
+    kind: Literal["text", "thinking", "tool_call", "tool_result", "restart", "final"]
+    content: str = ""
+    thinking: str = ""
+    tool_call: ToolCall | None = None
+    tool_result: ToolResult | None = None
+    response: Completion | None = None
+
+    @property
+    def metadata(self) -> Metadata | None:
+        """The metadata of the final chunk, else None."""
+        return self.response.metadata if self.response is not None else None

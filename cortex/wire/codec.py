@@ -1,0 +1,85 @@
+"""The shape of a wire dialect, and what all dialects share. Pure: bytes and values in, values out.
+
+A dialect is one file with four moves and one name:
+
+    encode(request, target) -> HttpCall          what to send
+    decode(reply, target)   -> Answer | Failure  a whole JSON reply, of any status
+    decoder(target)         -> Decoder           for a stream: feed(bytes) -> events, close() -> events
+    probe(target)           -> HttpCall          a question that costs no token (a list of models)
+    WIRE = Wire("name", encode, decode, decoder, probe)
+
+Nothing here raises on what a server says: junk is a `Failure`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import attrs
+
+from cortex.messages import Answer, Failure, Issuer, Request, StreamEvent
+
+
+@attrs.frozen
+class Target:
+    """Where a call goes: one provider, one model there, its key and its options.
+
+    `base_url` has no trailing slash. `model` is the provider's own name for the model. `options` are the provider's
+    dialect options as configured (organization, api_version, thinking_budget, ...).
+    """
+
+    provider: str
+    base_url: str
+    model: str
+    api_key: str | None = attrs.field(default=None, repr=False)
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    options: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+
+    @property
+    def issuer(self) -> Issuer:
+        """The stamp for opaque parts that come from here."""
+        return Issuer(self.provider, self.model)
+
+
+@attrs.frozen
+class HttpCall:
+    """A request, ready to be sent. `notes` says what of the neutral request this dialect could not carry."""
+
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...] = attrs.field(repr=False)
+    body: bytes = attrs.field(default=b"", repr=False)
+    notes: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class HttpReply:
+    """A whole reply. Header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = attrs.field(repr=False)
+
+
+class Decoder(Protocol):
+    """Reads one stream. After `Ended` or `Broken` nothing more comes out, whatever is fed."""
+
+    def feed(self, data: bytes) -> list[StreamEvent]:
+        """Take the next bytes, however they were cut, and give the events they complete."""
+        ...
+
+    def close(self) -> list[StreamEvent]:
+        """The connection has ended: `Broken` with kind cut, unless the terminal event was seen."""
+        ...
+
+
+@attrs.frozen
+class Wire:
+    """One dialect."""
+
+    name: str
+    encode: Callable[[Request, Target], HttpCall]
+    decode: Callable[[HttpReply, Target], Answer | Failure]
+    decoder: Callable[[Target], Decoder]
+    probe: Callable[[Target], HttpCall]
