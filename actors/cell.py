@@ -417,11 +417,7 @@ class Incarnation:
                     if message is None:
                         continue
                     kind = type(message)
-                found = table.get(kind) or self._find(kind, table)
-                if found is None:
-                    self._unhandled(kind)
-                    continue
-                handler, is_async = found
+                handler, is_async = table.get(kind) or self._find(kind, table)
                 try:
                     result = handler(message)
                     if is_async:
@@ -440,13 +436,13 @@ class Incarnation:
             self._msg_type = kind.__name__ if kind is not type(None) else None
             raise
 
-    def _find(self, kind: type, table: dict[type, Any]) -> Any:
+    def _find(self, kind: type, table: dict[type, tuple[Callable[[Any], Any], bool]]) -> Any:
         """The handler of a base class, remembered."""
         for base in kind.__mro__:
             if base in table:
                 table[kind] = table[base]
                 return table[base]
-        return None
+        return self._unhandled, False
 
     def _unwrap(self, item: Reply[Any] | Exempt) -> Any:
         """The message in an envelope; None if it is not to be handled."""
@@ -460,11 +456,12 @@ class Incarnation:
         of_another_life = item.key is None and item.generation != self.generation
         return None if item.void or of_another_life else item.message
 
-    def _unhandled(self, kind: type) -> None:
-        self.cell.emit(events.Unhandled, kind.__name__)
-        reply, self._current = self._current, None
-        if reply is not None:
-            reply.settle("failed", None, ActorError(f"{self.cell.path} has no handler for {kind.__name__}"))
+    def _unhandled(self, message: Any) -> None:
+        """A sender's mistake must not restart the receiver."""
+        kind = type(message).__name__
+        self.cell.emit(events.Unhandled, kind)
+        if self._current is not None:
+            raise Reject(ActorError(f"{self.cell.path} has no handler for {kind}"))
 
     def _answer(self, reply: Reply[Any], result: Any) -> None:
         self._current = None
