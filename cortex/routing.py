@@ -20,7 +20,8 @@ from typing import Final, TypeAlias
 
 import attrs
 
-from cortex.health import RAMP, Admission, Admit, Health, State, admit, observe
+from cortex.circuit import RAMP
+from cortex.health import Admission, Admit, Health, State, admit, observe
 from cortex.outcomes import RETRY_AFTER_MAX, Rng
 
 DEGRADED_SHARE: Final = 0.25
