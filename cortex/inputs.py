@@ -1,0 +1,370 @@
+"""What users pass with a call -> the values that travel. Pure.
+
+Messages are a text, dicts of the OpenAI shape (`role`, `content`, `tool_calls`, `tool_call_id`) or `Message`. Whatever
+cannot work is a `ConfigError` that names the item, before any provider is asked.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
+
+import attrs
+
+from cortex import checks
+from cortex.errors import ConfigError
+from cortex.messages import Image, Message, Part, Role, Text, Thinking, ToolCall, ToolResult
+
+_ROLES: Final[Mapping[str, Role]] = {
+    "system": "system",
+    "developer": "system",  # OpenAI's newer word for it
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
+_KEYS: Final[Mapping[Role, frozenset[str]]] = {
+    "system": frozenset({"role", "content", "name"}),
+    "user": frozenset({"role", "content", "name"}),
+    "assistant": frozenset({"role", "content", "name", "tool_calls", "refusal"}),
+    "tool": frozenset({"role", "content", "name", "tool_call_id"}),
+}
+_PARTS: Final[Mapping[Role, tuple[type[Part], ...]]] = {
+    "system": (Text,),
+    "user": (Text, Image),
+    "assistant": (Text, Thinking, Image, ToolCall),
+    "tool": (ToolResult,),
+}
+_MAGIC: Final = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
+_MEDIA_TYPES: Final = ("image/png", "image/jpeg", "image/gif", "image/webp")
+
+
+# --------------------------------------------------------------------------------------------------- conversations
+
+
+def conversation(messages: object, *, images: object = ()) -> tuple[str, tuple[Message, ...]]:
+    """The system prompt and the messages of a call; `images` go with the last message of the user.
+
+    System messages are joined into the prompt, wherever they stand. The rest must hold something to answer, and must
+    not begin with a tool's result: its call would be missing, and every vendor refuses that.
+    """
+    if isinstance(messages, (str, Message, Mapping)):
+        messages = [messages]
+    if isinstance(messages, (bytes, bytearray)) or not isinstance(messages, Sequence):
+        raise ConfigError(
+            f'messages: must be a text, or a list of {{"role": ..., "content": ...}} and Message, '
+            f"not {checks.kind(messages)}"
+        )
+    read = _joined([_any_message(f"messages[{index}]", item) for index, item in enumerate(messages)])
+    system = "\n\n".join(item.text for item in read if item.role == "system" and item.text)
+    rest = [item for item in read if item.role != "system"]
+    if not rest:
+        raise ConfigError("messages: hold nothing to answer; add a message with the role user")
+    _check_results(rest)
+    return system, _with_images(rest, images)
+
+
+def _any_message(field: str, item: object) -> Message:
+    if isinstance(item, str):
+        return Message("user", (Text(_not_blank(field, item)),))
+    if isinstance(item, Message):
+        return _whole(field, item)
+    if isinstance(item, Mapping):
+        return _from_dict(field, item)
+    raise ConfigError(f"{field}: must be a text, a dict or a Message, not {checks.kind(item)}")
+
+
+def _whole(field: str, item: Message) -> Message:
+    """A `Message` a user built himself: the types were hints to him, here they are checked."""
+    role = _role(field, item.role)
+    parts: object = item.parts
+    if not isinstance(parts, tuple) or not parts:
+        raise ConfigError(f"{field}.parts: must be a tuple of at least one part, e.g. (Text('hello'),)")
+    return Message(role, tuple(_whole_part(f"{field}.parts[{i}]", part, role) for i, part in enumerate(parts)))
+
+
+def _whole_part(field: str, part: object, role: Role) -> Part:
+    if not isinstance(part, _PARTS[role]):
+        kinds = checks.listed(kind.__name__ for kind in _PARTS[role])
+        raise ConfigError(f"{field}: a message of {role} holds {kinds}, not {checks.kind(part)}")
+    if isinstance(part, (Text, Thinking)):
+        _text(f"{field}.text", part.text)
+    return image(field, part) if isinstance(part, Image) else part
+
+
+def _from_dict(field: str, item: Mapping[Any, Any]) -> Message:
+    fields = checks.mapping(field, item, example='{"role": "user", "content": "hello"}')
+    if "role" not in fields:
+        raise ConfigError(f"{field}.role: is missing; one of {checks.listed(_ROLES)}")
+    role = _role(field, fields["role"])
+    checks.known_keys(field, [key for key, value in fields.items() if value is not None], sorted(_KEYS[role]))
+    if role == "tool":
+        return Message(role, (_tool_result(field, fields),))
+    parts = _content(f"{field}.content", fields.get("content"), role)
+    if role == "assistant":
+        parts += _tool_calls(f"{field}.tool_calls", fields.get("tool_calls"))
+    if not parts and role == "user":
+        raise ConfigError(f"{field}.content: is empty; leave the message out")
+    return Message(role, parts or (Text(""),))
+
+
+def _role(field: str, role: object) -> Role:
+    return _ROLES[checks.one_of(f"{field}.role", role, _ROLES)]
+
+
+def _content(field: str, content: object, role: Role) -> tuple[Part, ...]:
+    """A text, or a list of parts: {"type": "text", "text": ...}, {"type": "image_url", "image_url": {"url": ...}}."""
+    if content is None:
+        return ()
+    if isinstance(content, str):
+        return (Text(_text(field, content)),) if content.strip() else ()
+    if not isinstance(content, Sequence) or isinstance(content, (bytes, bytearray)):
+        raise ConfigError(f"{field}: must be a text or a list of parts, not {checks.kind(content)}")
+    parts = tuple(_part(f"{field}[{index}]", part) for index, part in enumerate(content))
+    for index, part in enumerate(parts):
+        if not isinstance(part, _PARTS[role]):
+            raise ConfigError(f"{field}[{index}]: a message of {role} cannot hold {type(part).__name__}")
+    return parts
+
+
+def _part(field: str, part: object) -> Part:
+    if isinstance(part, str):
+        return Text(_text(field, part))
+    if isinstance(part, (Text, Thinking, Image, ToolCall)):
+        return part
+    fields = checks.mapping(field, part, example='{"type": "text", "text": "hello"}')
+    kind = checks.one_of(f"{field}.type", fields.get("type"), ("text", "image_url"))
+    if kind == "text":
+        return Text(_text(f"{field}.text", fields.get("text")))
+    url = fields.get("image_url")
+    return image(f"{field}.image_url", url.get("url") if isinstance(url, Mapping) else url)
+
+
+def _tool_calls(field: str, calls: object) -> tuple[Part, ...]:
+    if calls is None:
+        return ()
+    if not isinstance(calls, Sequence) or isinstance(calls, (str, bytes)):
+        raise ConfigError(f"{field}: must be a list, not {checks.kind(calls)}")
+    return tuple(_tool_call(f"{field}[{index}]", call) for index, call in enumerate(calls))
+
+
+def _tool_call(field: str, call: object) -> ToolCall:
+    if isinstance(call, ToolCall):
+        return call
+    example = '{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}'
+    fields = checks.mapping(field, call, example=example)
+    function = checks.mapping(f"{field}.function", fields.get("function"), example='{"name": "f", "arguments": "{}"}')
+    name = checks.text(f"{field}.function.name", function.get("name"))
+    raw = function.get("arguments", "{}")
+    if isinstance(raw, Mapping):
+        arguments: Any = dict(raw)
+        raw = json.dumps(arguments, ensure_ascii=False, default=str)
+    else:
+        raw = _text(f"{field}.function.arguments", raw)
+        arguments = _json(raw)
+    return ToolCall(checks.text(f"{field}.id", fields.get("id")), name, arguments, raw)
+
+
+def _json(raw: str) -> Any:
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _tool_result(field: str, fields: Mapping[str, Any]) -> ToolResult:
+    call_id = checks.text(f"{field}.tool_call_id", fields.get("tool_call_id"))
+    content = fields.get("content")
+    if isinstance(content, Sequence) and not isinstance(content, (str, bytes)):
+        parts = _content(f"{field}.content", content, "system")
+        content = "".join(part.text for part in parts if isinstance(part, Text))
+    name = fields.get("name")
+    return ToolResult(call_id, name if isinstance(name, str) else "", _text(f"{field}.content", content))
+
+
+def _joined(read: Sequence[Message]) -> list[Message]:
+    """Results of one round as one message (the OpenAI shape has one each), each with the name its call had."""
+    names = {part.id: part.name for item in read for part in item.parts if isinstance(part, ToolCall)}
+    joined: list[Message] = []
+    for item in read:
+        if item.role != "tool":
+            joined.append(item)
+            continue
+        before = joined.pop().parts if joined and joined[-1].role == "tool" else ()
+        joined.append(Message("tool", before + tuple(_named(part, names) for part in item.parts)))
+    return joined
+
+
+def _named(part: Part, names: Mapping[str, str]) -> Part:
+    if isinstance(part, ToolResult) and not part.name:
+        return attrs.evolve(part, name=names.get(part.call_id, ""))
+    return part
+
+
+def _check_results(messages: Sequence[Message]) -> None:
+    """Each result answers a call that stands before it."""
+    called: set[str] = set()
+    for message in messages:
+        for part in message.parts:
+            if isinstance(part, ToolCall):
+                called.add(part.id)
+            elif isinstance(part, ToolResult) and part.call_id not in called:
+                raise ConfigError(
+                    f"messages: the tool result for {part.call_id!r} has no call before it; keep the assistant's "
+                    "message with its tool_calls in front of it"
+                )
+
+
+# -------------------------------------------------------------------------------------------- one message, images
+
+
+def message(text: object, images: object = ()) -> Message:
+    """The user's next message: a text, or a `Message` of the user, with images after it."""
+    if isinstance(text, str):
+        base = Message("user", (Text(_not_blank("message", text)),))
+    elif isinstance(text, Message):
+        base = _whole("message", text)
+        if base.role != "user":
+            raise ConfigError(f"message.role: must be user, not {base.role}")
+    else:
+        raise ConfigError(f"message: must be a text or a Message, not {checks.kind(text)}")
+    return _with_images([base], images)[0]
+
+
+def _with_images(messages: Sequence[Message], images: object) -> tuple[Message, ...]:
+    if isinstance(images, (str, bytes, bytearray, Image)) or not isinstance(images, Sequence):
+        raise ConfigError(f"images: must be a list, not {checks.kind(images)}")
+    if not images:
+        return tuple(messages)
+    added = tuple(image(f"images[{index}]", item) for index, item in enumerate(images))
+    users = [index for index, item in enumerate(messages) if item.role == "user"]
+    if not users:
+        raise ConfigError("images: there is no message of the user to go with")
+    result = list(messages)
+    result[users[-1]] = Message("user", result[users[-1]].parts + added)
+    return tuple(result)
+
+
+def image(field: str, item: object) -> Image:
+    """An image: bytes (PNG, JPEG, GIF or WebP), a data URL, an http(s) URL, or an `Image`.
+
+    A path is not read here: opening files is the caller's, with `Path(...).read_bytes()`.
+    """
+    if isinstance(item, Image):
+        if (item.data is None) == (item.url is None):
+            raise ConfigError(f"{field}: an Image has either data or a url")
+        return _sniffed(field, item.data, item.media_type) if item.data is not None else item
+    if isinstance(item, (bytes, bytearray, memoryview)):
+        return _sniffed(field, bytes(item), None)
+    if not isinstance(item, str):
+        hint = "; read it with .read_bytes()" if hasattr(item, "__fspath__") else ""
+        raise ConfigError(f"{field}: must be bytes, a data URL or an http(s) URL, not {checks.kind(item)}{hint}")
+    if item[:5].lower() == "data:":
+        return _data_url(field, item)
+    if item.lower().startswith(("http://", "https://")):
+        return Image(url=item)
+    raise ConfigError(f"{field}: must begin with http://, https:// or data:; pass a file's bytes, not its path")
+
+
+def _data_url(field: str, item: str) -> Image:
+    head, comma, payload = item[5:].partition(",")
+    if not comma or not head.lower().endswith(";base64"):
+        raise ConfigError(f"{field}: must be a data URL in base64, e.g. data:image/png;base64,...")
+    try:
+        data = base64.b64decode(payload, validate=True)
+    except (binascii.Error, ValueError):
+        raise ConfigError(f"{field}: is not valid base64") from None
+    return _sniffed(field, data, head.split(";")[0].lower() or None)
+
+
+def _sniffed(field: str, data: object, declared: str | None) -> Image:
+    """The bytes decide what an image is; a declared type only counts where it agrees."""
+    if not isinstance(data, bytes):
+        raise ConfigError(f"{field}.data: must be bytes, not {checks.kind(data)}")
+    found = next((kind for magic, kind in _MAGIC if data.startswith(magic)), None)
+    if found is None and data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        found = "image/webp"
+    if found is None:
+        said = f" (declared as {declared})" if declared in _MEDIA_TYPES else ""
+        raise ConfigError(f"{field}: is no PNG, JPEG, GIF or WebP{said}")
+    return Image(media_type=found, data=data)
+
+
+# --------------------------------------------------------------------------------------------------- call options
+
+
+@attrs.frozen(kw_only=True)
+class CallOptions:
+    """The options of one call, checked. `system` forces System 1 or 2; None lets triage decide."""
+
+    temperature: float | None = None
+    max_tokens: int | None = None
+    timeout: float | None = None
+    extra: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    role: Literal["worker", "orchestrator"] = "worker"
+    model: str | None = None
+    system: Literal[1, 2] | None = None
+    tool_choice: str | None = None
+
+
+def options(
+    *,
+    temperature: object = None,
+    max_tokens: object = None,
+    timeout: object = None,
+    extra: object = None,
+    role: object = "worker",
+    model: object = None,
+    system: object = None,
+    tool_choice: object = None,
+) -> CallOptions:
+    """The options of a call as users pass them. Raises `ConfigError` that names the option."""
+    return CallOptions(
+        temperature=None if temperature is None else checks.number("temperature", temperature, low=0, high=2),
+        max_tokens=None if max_tokens is None else checks.whole("max_tokens", max_tokens),
+        timeout=None if timeout is None else checks.number("timeout", timeout, above=0, unit="seconds"),
+        extra={} if extra is None else _extra(extra),
+        role="worker" if checks.one_of("role", role, ("worker", "orchestrator")) == "worker" else "orchestrator",
+        model=None if model is None else checks.text("model", model, example="gpt-4o"),
+        system=_system(system),
+        tool_choice=None if tool_choice is None else checks.text("tool_choice", tool_choice, example="required"),
+    )
+
+
+def _extra(given: object) -> Mapping[str, Any]:
+    """It goes into the vendor's body as it stands, so it must be JSON."""
+    extra = checks.mapping("extra", given, example='{"top_p": 0.9}')
+    for key, value in extra.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            raise ConfigError(f"extra.{key}: cannot be written as JSON ({checks.kind(value)})") from None
+    return dict(extra)
+
+
+def _system(given: object) -> Literal[1, 2] | None:
+    if isinstance(given, bool) or given not in (None, 1, 2):
+        shown = given if isinstance(given, (int, float)) else checks.kind(given)
+        raise ConfigError(f"system: must be 1 (fast), 2 (deep) or None, not {shown}")
+    return None if given is None else 1 if given == 1 else 2
+
+
+# ------------------------------------------------------------------------------------------------------- helpers
+
+
+def _text(field: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"{field}: must be a text, not {checks.kind(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{field}: holds half a surrogate pair, which no vendor takes; repair it first") from None
+    return value
+
+
+def _not_blank(field: str, value: str) -> str:
+    if not _text(field, value).strip():
+        raise ConfigError(f"{field}: is empty; pass what is to be answered")
+    return value
