@@ -61,6 +61,8 @@ class Signal(StrEnum):
 
 @attrs.frozen
 class Context:
+    """What a move may look at besides the health."""
+
     now: float
     rng: Rng
     spare: bool = True
@@ -219,6 +221,9 @@ def _probe_fails(health: Health, ctx: Context) -> Health:
 
 
 def _last_resort(health: Health, ctx: Context) -> Health:
+    """Nobody else can serve. The operator's switch holds even then."""
+    if health.cause is Cause.OFF:
+        return health
     return _take_permit(_half_open(health, ctx), ctx)
 
 

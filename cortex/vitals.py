@@ -104,8 +104,8 @@ class Health:
     success average; `calm`: since when a degraded one looks well, or when `n` was last changed. `gate_until`: no call
     before that; `gates`: rate limits in a row. `lease`: the trial's permit is out until then; `trials`, `ramp_oks`:
     successes of this half-open state and this ramp. `probes`: probes failed in a row, the last at `probed`;
-    `probe_dead`: it found nobody.
-    `rechecks`: times disabled in a row. `first`, `answer`: latency to the first token, and of whole JSON answers.
+    `probe_dead`: it found nobody. `rechecks`: times disabled in a row. `last_ok`, `last_used`: the last success and
+    the last outcome that counted. `first`, `answer`: latency to the first token, and of whole JSON answers.
     """
 
     scope: Scope
