@@ -13,12 +13,14 @@ Nothing here raises on what a server says: junk is a `Failure`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import attrs
 
+from cortex.errors import ConfigError
 from cortex.messages import Answer, Failure, Issuer, Request, StreamEvent
+from cortex.wire.values import dumps
 
 
 @attrs.frozen
@@ -83,3 +85,40 @@ class Wire:
     decode: Callable[[HttpReply, Target], Answer | Failure]
     decoder: Callable[[Target], Decoder]
     probe: Callable[[Target], HttpCall]
+
+
+# ---------------------------------------------------------------------------------------------- what encoders share
+
+
+def post(
+    url: str, auth: Mapping[str, str], body: dict[str, Any], request: Request, target: Target, notes: Iterable[str]
+) -> HttpCall:
+    """The call that asks for an answer: JSON, or events when the request wants a stream.
+
+    `request.extra` goes into the body as it stands: it wins, and an object in it is laid over ours key by key. A
+    stream is asked for uncompressed: a compressor on the way would hold its pieces back.
+    """
+    for key, value in request.extra.items():
+        ours = body.get(key)
+        body[key] = {**ours, **value} if isinstance(ours, dict) and isinstance(value, Mapping) else value
+    try:
+        data = dumps(body)
+    except (TypeError, RecursionError) as error:
+        raise ConfigError(
+            f"the request (its tools, output schema or extra) cannot be written as JSON: {error}"
+        ) from None
+    headers = {"content-type": "application/json", "accept": "application/json", **auth}
+    if request.stream:
+        headers |= {"accept": "text/event-stream", "accept-encoding": "identity"}
+    return HttpCall("POST", url, _headers(headers, target), data, tuple(dict.fromkeys(notes)))
+
+
+def get(url: str, auth: Mapping[str, str], target: Target) -> HttpCall:
+    """A call that asks for a list of models."""
+    return HttpCall("GET", url, _headers({"accept": "application/json", **auth}, target))
+
+
+def _headers(ours: Mapping[str, str], target: Target) -> tuple[tuple[str, str], ...]:
+    """Ours, under those configured for the target: what the user sets wins, whatever its capitals."""
+    theirs = {name.lower(): value for name, value in target.headers.items()}
+    return tuple({**ours, **theirs}.items())

@@ -1,0 +1,392 @@
+"""Anthropic messages: https://platform.claude.com/docs/en/api/messages and .../build-with-claude/streaming.
+
+Also spoken by llama.cpp, vLLM and LiteLLM. The terminal event is `message_stop`: every server we have recordings of
+sends it, so a stream that ends after `message_delta` was cut. A structured answer is asked for as a forced tool, which
+every model and compatible server takes with any schema (the native `output_config.format` knows only newer models and a
+part of JSON schema); its input is given back as text, so that nobody sees the tool.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from cortex.messages import (
+    Answer,
+    Failure,
+    Finish,
+    Image,
+    Kind,
+    OutputSchema,
+    Part,
+    Progress,
+    Request,
+    StreamEvent,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from cortex.wire.codec import HttpCall, HttpReply, Target, Wire, get, post
+from cortex.wire.draft import OpenCall, newest
+from cortex.wire.faults import Rules, phrase
+from cortex.wire.history import History, tidy
+from cortex.wire.stream import Fold, StreamDecoder, decode_with
+from cortex.wire.values import (
+    arguments_object,
+    as_dict,
+    as_text,
+    base64_of,
+    count,
+    dumps,
+    id_grammar,
+    media_type,
+)
+
+VERSION = "2023-06-01"  # https://platform.claude.com/docs/en/api/versioning
+
+# `max_tokens` must be given. The first row that fits is asked for when the caller asks for nothing: what the model can
+# write (https://platform.claude.com/docs/en/about-claude/models/overview), at most 32,000, which bounds a runaway
+# answer and costs nothing unwritten; a name that is not Claude's is a local server, whose window is small.
+MAX_TOKENS = (
+    (re.compile("claude-3-7"), 32_000),
+    (re.compile("claude-3-5"), 8_192),
+    (re.compile("claude-(3|2|instant)"), 4_096),
+    (re.compile("claude"), 32_000),
+    (re.compile(""), 4_096),
+)
+MIN_THINKING = 1_024  # https://platform.claude.com/docs/en/build-with-claude/extended-thinking
+# These think by themselves: they refuse a budget, and sampling parameters with it.
+# https://platform.claude.com/docs/en/build-with-claude/adaptive-thinking
+ADAPTIVE = re.compile(r"claude-(opus-4-[7-9]|(opus|sonnet|haiku)-[5-9]\b|fable|mythos)")
+
+RULES = Rules(
+    # https://platform.claude.com/docs/en/api/errors
+    codes={
+        "overloaded_error": Kind.OVERLOADED,
+        "billing_error": Kind.QUOTA,
+        "enforced_spend_limit_reached": Kind.QUOTA,
+        "request_too_large": Kind.TOO_LARGE,
+        "timeout_error": Kind.TIMEOUT_FIRST,
+    },
+    inband={
+        "invalid_request_error": Kind.BAD_REQUEST,
+        "authentication_error": Kind.CREDENTIAL,
+        "permission_error": Kind.PERMISSION,
+        "not_found_error": Kind.MODEL_GONE,
+        "conflict_error": Kind.CONFLICT,
+        "rate_limit_error": Kind.RATE_LIMIT,
+        "api_error": Kind.TRANSIENT,
+    },
+    phrases=(
+        phrase(Kind.BAD_REQUEST, "400", "blocks[^.]{0,60}cannot be modified"),  # ours to mend: no other would be asked
+        phrase(Kind.MODEL_GONE, "404", r"^model: "),
+    ),
+)
+
+FINISH = {
+    "end_turn": Finish.STOP,
+    "stop_sequence": Finish.STOP,
+    "max_tokens": Finish.LENGTH,
+    "model_context_window_exceeded": Finish.LENGTH,
+    "tool_use": Finish.TOOL_CALLS,
+    "refusal": Finish.REFUSAL,
+}
+
+OUTPUT_TOOL = "structured_output__"  # how the tool that carries a structured answer is told from a user's own
+_REDACTED = "redacted:"  # how redacted thinking is told in `Thinking.signature`, which only this dialect reads
+_call_id = id_grammar(r"[a-zA-Z0-9_-]{1,64}", "toolu_", 30)
+
+
+# ------------------------------------------------------------------------------------------------------------ encode
+
+
+def encode(request: Request, target: Target) -> HttpCall:
+    """The call for `POST /v1/messages`. Options: `version`, `thinking_budget` (tokens, at least 1,024)."""
+    history = tidy(request, target, _call_id, user_first=True)
+    notes = list(history.notes)
+    body: dict[str, Any] = {
+        "model": target.model,
+        "max_tokens": request.max_tokens or next(n for name, n in MAX_TOKENS if name.match(target.model)),
+    }
+    system = history.system
+    thinking = _thinking(request, target, history, notes)
+    if request.output and (thinking or ADAPTIVE.match(target.model)):  # then no tool can be forced: it is asked for
+        system = f"{system}\n\nGive the final answer by calling {_output_name(request.output)}.".strip()
+    if system:
+        body["system"] = system
+    body["messages"] = _messages(history)
+    _set_tools(body, request, history, forced=not thinking)
+    if thinking:
+        body["thinking"] = thinking
+        if "budget_tokens" in thinking and body["max_tokens"] <= thinking["budget_tokens"]:
+            body["max_tokens"] += thinking["budget_tokens"]
+    if request.temperature is not None:
+        if thinking or ADAPTIVE.match(target.model):
+            notes.append("temperature was left out: it does not go with this model's thinking")
+        else:
+            body["temperature"] = request.temperature
+    if request.stream:
+        body["stream"] = True
+    return post(_base(target) + "/messages", _auth(target), body, request, target, notes)
+
+
+def probe(target: Target) -> HttpCall:
+    """Ask for the list of models: costs no token."""
+    return get(_base(target) + "/models?limit=1", _auth(target), target)
+
+
+def _base(target: Target) -> str:
+    return target.base_url if target.base_url.endswith("/v1") else target.base_url + "/v1"
+
+
+def _auth(target: Target) -> dict[str, str]:
+    key = {"x-api-key": target.api_key} if target.api_key else {}
+    return {"anthropic-version": str(target.options.get("version") or VERSION), **key}
+
+
+def _thinking(request: Request, target: Target, history: History, notes: list[str]) -> dict[str, Any] | None:
+    """The thinking to ask for, unless something in the request forbids it."""
+    budget = count(target.options.get("thinking_budget"))
+    if not budget:
+        return None
+    why = None
+    if request.tool_choice not in (None, "none"):
+        why = "a tool is forced"
+    elif any(turn.calls and not isinstance(turn.parts[0], Thinking) for turn in history.turns[history.loop_start :]):
+        why = "the running tool loop began without it"
+    if why:
+        notes.append(f"thinking was left out: {why}")
+        return None
+    if ADAPTIVE.match(target.model):
+        return {"type": "adaptive"}
+    return {"type": "enabled", "budget_tokens": max(budget, MIN_THINKING)}
+
+
+def _set_tools(body: dict[str, Any], request: Request, history: History, *, forced: bool) -> None:
+    tools = [
+        {"name": tool.name, "description": tool.description, "input_schema": tool.parameters} for tool in request.tools
+    ]
+    choice = _choice(request.tool_choice) if tools else None
+    called = sorted({call.name for turn in history.turns for call in turn.calls})
+    if not tools and called:  # a history with calls is refused where no tool is defined
+        tools = [{"name": name, "input_schema": {"type": "object"}} for name in called]
+        choice = None if request.output else {"type": "none"}
+    if request.output:
+        name = _output_name(request.output)
+        tools.append({"name": name, "description": "Gives the final answer.", "input_schema": request.output.schema})
+        if forced and not ADAPTIVE.match(body["model"]):
+            choice = {"type": "any"} if request.tools and not choice else choice or {"type": "tool", "name": name}
+    if tools:
+        body["tools"] = tools
+    if choice:
+        body["tool_choice"] = choice
+
+
+def _choice(choice: str | None) -> dict[str, Any] | None:
+    match choice:
+        case None:
+            return None
+        case "none":
+            return {"type": "none"}
+        case "required":
+            return {"type": "any"}
+        case name:
+            return {"type": "tool", "name": name}
+
+
+def _output_name(output: OutputSchema) -> str:
+    return OUTPUT_TOOL + re.sub(r"[^a-zA-Z0-9_-]", "_", output.name)[: 64 - len(OUTPUT_TOOL)]
+
+
+def _messages(history: History) -> list[dict[str, Any]]:
+    """Turns as messages: results and what the user says next are one message, results first."""
+    messages: list[dict[str, Any]] = []
+    for turn in history.turns:
+        role = "assistant" if turn.role == "assistant" else "user"
+        content = [block for part in turn.parts if (block := _block(part)) is not None]
+        if messages and messages[-1]["role"] == role:
+            messages[-1]["content"] += content
+        elif content:
+            messages.append({"role": role, "content": content})
+    if messages and messages[-1]["role"] == "assistant" and messages[-1]["content"][-1]["type"] == "text":
+        last = messages[-1]["content"][-1]  # a prefill must not end in white space
+        last["text"] = last["text"].rstrip()
+    return messages
+
+
+def _block(part: Part) -> dict[str, Any] | None:
+    match part:
+        case Text():
+            return {"type": "text", "text": part.text}
+        case Thinking():
+            return _thinking_block(part)
+        case ToolCall():
+            return {"type": "tool_use", "id": part.id, "name": part.name, "input": arguments_object(part)}
+        case ToolResult():
+            block = {"type": "tool_result", "tool_use_id": part.call_id, "content": part.content}
+            return {**block, "is_error": True} if part.is_error else block
+        case Image():
+            if part.data:
+                source = {"type": "base64", "media_type": media_type(part), "data": base64_of(part)}
+            else:
+                source = {"type": "url", "url": part.url or ""}
+            return {"type": "image", "source": source}
+
+
+def _thinking_block(part: Thinking) -> dict[str, Any] | None:
+    """Only what was signed can be given back."""
+    if not part.signature:
+        return None
+    if part.signature.startswith(_REDACTED):
+        return {"type": "redacted_thinking", "data": part.signature.removeprefix(_REDACTED)}
+    return {"type": "thinking", "thinking": part.text, "signature": part.signature}
+
+
+# ------------------------------------------------------------------------------------------------------------ decode
+
+
+class AnthropicFold(Fold):
+    """Folds content blocks; a whole message is its blocks, one after another."""
+
+    rules = RULES
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self._open: dict[int, OpenCall | None] = {}  # by block index; None: the structured answer
+        self._raw: str | None = None
+        self._counts: dict[str, int] = {}
+
+    def chunk(self, name: str, payload: dict[str, Any]) -> list[StreamEvent]:
+        match payload.get("type") or name:
+            case "content_block_delta":
+                return self._delta(payload.get("index"), as_dict(payload.get("delta")))
+            case "content_block_start":
+                return self._start(payload.get("index"), as_dict(payload.get("content_block")))
+            case "content_block_stop":
+                return self._stop(payload.get("index"))
+            case "message_start":
+                self._head(as_dict(payload.get("message")))
+            case "message_delta":
+                self._raw = as_text(as_dict(payload.get("delta")).get("stop_reason")) or self._raw
+                self._count(payload.get("usage"))
+            case "message_stop":
+                return self._end()
+            case "error":
+                return self.error(payload)
+            case _ if payload.get("error"):  # a gateway's own, in no shape of Anthropic's
+                return self.error(payload)
+        return []
+
+    def whole(self, payload: Any) -> list[StreamEvent]:
+        message = as_dict(payload)
+        if message.get("type") == "error" or message.get("error"):
+            return self.error(payload)
+        if not isinstance(message.get("content"), list):
+            return self.broken(Kind.PROTOCOL, "the reply has no content")
+        self._head(message)
+        events: list[StreamEvent] = []
+        for index, block in enumerate(message["content"]):
+            events += self._start(index, as_dict(block))
+            events += self._stop(index)
+        self._raw = as_text(message.get("stop_reason")) or None
+        return events + self._end()
+
+    def _head(self, message: Mapping[str, Any]) -> None:
+        self.draft.model = as_text(message.get("model")) or None
+        self.draft.response_id = as_text(message.get("id"))
+        self._count(message.get("usage"))
+
+    def _count(self, usage: Any) -> None:
+        """Counts are cumulative, and each may be said again later; the input is told in three parts."""
+        counts = as_dict(usage)
+        thinking = as_dict(counts.get("output_tokens_details")).get("thinking_tokens")
+        for key, value in {**counts, "thinking": thinking}.items():
+            if (number := count(value)) is not None:
+                self._counts[key] = number
+        fresh, read = self._counts.get("input_tokens"), self._counts.get("cache_read_input_tokens")
+        written = self._counts.get("cache_creation_input_tokens")
+        known = [number for number in (fresh, read, written) if number is not None]
+        new = Usage(
+            sum(known) if known else None, self._counts.get("output_tokens"), read, self._counts.get("thinking")
+        )
+        self.draft.usage = newest(self.draft.usage, new)
+
+    def _start(self, index: Any, block: dict[str, Any]) -> list[StreamEvent]:
+        match block.get("type"):
+            case "text":
+                return self.draft.text(as_text(block.get("text")))
+            case "thinking":
+                self.draft.begin_thinking()
+                events = self.draft.thinking(as_text(block.get("thinking")))
+                return events + self.draft.sign(as_text(block.get("signature")))
+            case "redacted_thinking":
+                self.draft.begin_thinking()
+                return self.draft.sign(_REDACTED + as_text(block.get("data")))
+            case "tool_use":
+                return self._start_call(index, block)
+            case _:  # a server's own tools and their results: work, but none of ours
+                return [Progress()]
+
+    def _start_call(self, index: Any, block: dict[str, Any]) -> list[StreamEvent]:
+        name = as_text(block.get("name"))
+        given = dumps(block["input"]).decode() if block.get("input") else ""  # in a stream it comes in deltas
+        if name.startswith(OUTPUT_TOOL):
+            self._open[_key(index)] = None
+            return self.draft.text(given) or [Progress()]
+        call = self.draft.open_call(as_text(block.get("id")), name)
+        if given:
+            call.pieces.append(given)
+        self._open[_key(index)] = call
+        return [Progress()]
+
+    def _delta(self, index: Any, delta: dict[str, Any]) -> list[StreamEvent]:
+        match delta.get("type"):
+            case "text_delta":
+                return self.draft.text(as_text(delta.get("text")))
+            case "thinking_delta":
+                return self.draft.thinking(as_text(delta.get("thinking")))
+            case "signature_delta":
+                return self.draft.sign(as_text(delta.get("signature")))
+            case "input_json_delta":
+                return self._json_delta(index, as_text(delta.get("partial_json")))
+        return []
+
+    def _json_delta(self, index: Any, piece: str) -> list[StreamEvent]:
+        if not piece:
+            return []
+        call = self._open.get(_key(index), ...)
+        if call is None:
+            return self.draft.text(piece)
+        if isinstance(call, OpenCall):
+            call.pieces.append(piece)
+        return [Progress()]
+
+    def _stop(self, index: Any) -> list[StreamEvent]:
+        call = self._open.pop(_key(index), None)
+        return self.draft.finish_call(call) if call else []
+
+    def _end(self) -> list[StreamEvent]:
+        if self._raw is None and self.draft.empty:
+            return self.broken(Kind.PROTOCOL, "an empty answer without a stop reason")
+        return self.ended(FINISH.get(self._raw or "", Finish.OTHER), self._raw)
+
+
+def _key(index: Any) -> int:
+    """A block's index; whatever is none counts as one block."""
+    return index if isinstance(index, int) else -1
+
+
+def decode(reply: HttpReply, target: Target) -> Answer | Failure:
+    """Read a whole reply."""
+    return decode_with(AnthropicFold, reply, target)
+
+
+def decoder(target: Target) -> StreamDecoder:
+    """Read a stream."""
+    return StreamDecoder(AnthropicFold(target))
+
+
+WIRE = Wire("anthropic", encode, decode, decoder, probe)

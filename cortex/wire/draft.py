@@ -1,0 +1,169 @@
+"""An answer in the making: the pieces every dialect collects, whole JSON and streams alike.
+
+Every `add` gives the events it causes, so that what is shown is what the finished answer holds, piece by piece.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import attrs
+
+from cortex.messages import (
+    Answer,
+    Finish,
+    Issuer,
+    Part,
+    Progress,
+    StreamEvent,
+    Text,
+    TextDelta,
+    Thinking,
+    ThinkingDelta,
+    ToolCall,
+    ToolCallReady,
+    Usage,
+)
+from cortex.wire.values import arguments_of, clean, digest
+
+RunKind: TypeAlias = Literal["text", "thinking"]
+
+
+@attrs.define
+class Run:
+    """Consecutive pieces of text, or of thinking with its signature.
+
+    An emoji may be cut in two by a vendor's tokens: half a surrogate pair waits here for its other half.
+    """
+
+    kind: RunKind
+    pieces: list[str] = attrs.field(factory=list)
+    signature: str = ""
+    half: str = ""
+
+    def add(self, text: str) -> str:
+        """Take a piece; give what of it can be shown."""
+        text = self.half + text
+        self.half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+        text = clean(text[: len(text) - len(self.half)])
+        if text:
+            self.pieces.append(text)
+        return text
+
+
+@attrs.define
+class OpenCall:
+    """A tool call whose argument text is still coming. `call` is set once it is whole."""
+
+    id: str = ""
+    name: str = ""
+    signature: str | None = None
+    pieces: list[str] = attrs.field(factory=list)
+    call: ToolCall | None = None
+
+    @property
+    def raw(self) -> str:
+        """The argument text so far."""
+        return "".join(self.pieces)
+
+
+class Draft:
+    """Collects one answer of `issuer`. `response_id` salts the ids of calls that come without one."""
+
+    def __init__(self, issuer: Issuer) -> None:
+        self.issuer = issuer
+        self.usage = Usage()
+        self.model: str | None = None
+        self.response_id = ""
+        self.request_id: str | None = None
+        self._parts: list[Run | OpenCall] = []
+
+    def _run(self, kind: RunKind) -> Run:
+        last = self._parts[-1] if self._parts else None
+        if isinstance(last, Run) and last.kind == kind and not last.signature:
+            return last
+        run = Run(kind)
+        self._parts.append(run)
+        return run
+
+    def text(self, piece: str) -> list[StreamEvent]:
+        """A piece of the visible answer."""
+        shown = self._run("text").add(piece) if piece else ""
+        return [TextDelta(shown)] if shown else []
+
+    def thinking(self, piece: str) -> list[StreamEvent]:
+        """A piece of thinking."""
+        shown = self._run("thinking").add(piece) if piece else ""
+        return [ThinkingDelta(shown)] if shown else []
+
+    def begin_thinking(self) -> None:
+        """A block of thinking begins: what comes now is not part of the one before."""
+        self._parts.append(Run("thinking"))
+
+    def sign(self, signature: str) -> list[StreamEvent]:
+        """The signature of the thinking so far, or a piece of it; it ends its run."""
+        if not signature:
+            return []
+        last = self._parts[-1] if self._parts else None
+        run = last if isinstance(last, Run) and last.kind == "thinking" else self._run("thinking")
+        run.signature += signature
+        return [Progress()]
+
+    def open_call(self, ident: str, name: str, signature: str | None = None) -> OpenCall:
+        """A tool call begins."""
+        call = OpenCall(ident, name, signature)
+        self._parts.append(call)
+        return call
+
+    def finish_call(self, call: OpenCall) -> list[StreamEvent]:
+        """A tool call is whole, as far as it will ever be; it is announced if its arguments can be read."""
+        if call.call is not None:
+            return []
+        whole, arguments = arguments_of(call.raw)
+        call.call = self._tool_call(call, arguments)
+        return [ToolCallReady(call.call)] if whole and call.name else []
+
+    def _tool_call(self, call: OpenCall, arguments: object) -> ToolCall:
+        place = next(i for i, part in enumerate(self._parts) if part is call)
+        made_up = "call_" + digest(self.response_id, str(place), call.name, call.raw)[:24]
+        issuer = self.issuer if call.signature else None
+        return ToolCall(call.id or made_up, call.name, arguments, clean(call.raw), call.signature, issuer)
+
+    @property
+    def calls(self) -> list[OpenCall]:
+        """The tool calls so far."""
+        return [part for part in self._parts if isinstance(part, OpenCall)]
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing of worth was said: no call, and nothing but white space."""
+        return not any(isinstance(part, OpenCall) or "".join(part.pieces).strip() for part in self._parts)
+
+    def answer(self, finish: Finish, raw: str | None) -> Answer:
+        """The finished answer. Whatever word a vendor uses, an answer that stopped in order to call is one of calls."""
+        if finish is Finish.STOP and self.calls:
+            finish = Finish.TOOL_CALLS
+        elif finish is Finish.TOOL_CALLS and not self.calls:
+            finish = Finish.STOP
+        return Answer(
+            parts=tuple(part for raw_part in self._parts if (part := self._part(raw_part)) is not None),
+            finish=finish,
+            raw_finish=raw,
+            usage=self.usage,
+            model_reported=self.model,
+            request_id=self.request_id,
+        )
+
+    def _part(self, part: Run | OpenCall) -> Part | None:
+        if isinstance(part, OpenCall):
+            return part.call or self._tool_call(part, arguments_of(part.raw)[1])
+        text = "".join(part.pieces)
+        if part.kind == "text":
+            return Text(text) if text else None
+        return Thinking(text, part.signature or None, self.issuer) if text or part.signature else None
+
+
+def newest(old: Usage, new: Usage) -> Usage:
+    """Counts are cumulative: what was said last holds, field by field; what was not said again stays."""
+    pairs = zip(attrs.astuple(old), attrs.astuple(new), strict=True)
+    return Usage(*(was if now is None else now for was, now in pairs))

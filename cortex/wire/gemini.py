@@ -1,0 +1,317 @@
+"""Gemini generateContent: https://ai.google.dev/api/generate-content. Also Vertex, whose address names a project.
+
+The terminal event is a chunk with a finish reason (its usage comes with it; there is no other mark), or one that blocks
+the prompt. Without `alt=sse` a stream is one JSON array, which is read too. Calls may have no ids: results are paired
+with them by order and name. A thought signature stands on the part it belongs to and goes back on that very part.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import quote
+
+from cortex.messages import (
+    Answer,
+    Broken,
+    Ended,
+    Failure,
+    Finish,
+    Image,
+    Kind,
+    Part,
+    Progress,
+    Request,
+    StreamEvent,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from cortex.wire.codec import HttpCall, HttpReply, Target, Wire, get, post
+from cortex.wire.draft import OpenCall, newest
+from cortex.wire.faults import Rules, phrase
+from cortex.wire.gemini_args import PartialArgs
+from cortex.wire.history import History, tidy
+from cortex.wire.stream import Fold, StreamDecoder, decode_with
+from cortex.wire.values import arguments_object, as_dict, as_list, as_text, base64_of, count, dumps, media_type
+
+RULES = Rules(
+    # https://ai.google.dev/gemini-api/docs/troubleshooting, https://cloud.google.com/apis/design/errors
+    codes={"api_key_invalid": Kind.CREDENTIAL, "api_key_expired": Kind.CREDENTIAL},
+    inband={
+        "invalid_argument": Kind.BAD_REQUEST,
+        "failed_precondition": Kind.BAD_REQUEST,
+        "unauthenticated": Kind.CREDENTIAL,
+        "permission_denied": Kind.PERMISSION,
+        "not_found": Kind.MODEL_GONE,
+        "resource_exhausted": Kind.RATE_LIMIT,
+        "unavailable": Kind.OVERLOADED,
+        "deadline_exceeded": Kind.TIMEOUT_FIRST,
+        "internal": Kind.TRANSIENT,
+        "cancelled": Kind.TRANSIENT,
+    },
+    phrases=(
+        # Only the quota's name tells a day's quota from a minute's: the message is the same.
+        phrase(Kind.QUOTA, "429", r"PerDay|\blimit: 0\b"),
+        phrase(Kind.QUOTA, "400 403", r"billing"),
+        # Vertex, when its shared capacity is spent: not this key's limit.
+        phrase(Kind.OVERLOADED, "429", r"^resource (has been )?exhausted\b[^\n]{0,60}try again"),
+        phrase(Kind.TIMEOUT_FIRST, "504", r"deadline"),
+    ),
+)
+
+FINISH = {
+    "STOP": Finish.STOP,
+    "MAX_TOKENS": Finish.LENGTH,
+    "SAFETY": Finish.CONTENT_FILTER,
+    "RECITATION": Finish.CONTENT_FILTER,
+    "BLOCKLIST": Finish.CONTENT_FILTER,
+    "PROHIBITED_CONTENT": Finish.CONTENT_FILTER,
+    "SPII": Finish.CONTENT_FILTER,
+    "MODEL_ARMOR": Finish.CONTENT_FILTER,
+    "IMAGE_SAFETY": Finish.CONTENT_FILTER,
+}
+BROKEN_FINISH = {  # the model's own accident: the same request may go well
+    "MALFORMED_FUNCTION_CALL": Kind.PROTOCOL,
+    "UNEXPECTED_TOOL_CALL": Kind.PROTOCOL,
+    "TOO_MANY_TOOL_CALLS": Kind.PROTOCOL,
+    "MALFORMED_RESPONSE": Kind.PROTOCOL,
+    "MISSING_THOUGHT_SIGNATURE": Kind.SIGNATURE,
+}
+
+# From Gemini 3 on a running tool loop needs a signature at its calls; for calls that another model made this word
+# stands in: https://ai.google.dev/gemini-api/docs/thought-signatures
+_SIGNED = re.compile(r"gemini-([3-9]|\d\d)")
+_UNSIGNED = "skip_thought_signature_validator"
+
+
+# ------------------------------------------------------------------------------------------------------------ encode
+
+
+def encode(request: Request, target: Target) -> HttpCall:
+    """The call for `models/{model}:generateContent` or its stream. Option: `thinking_budget` (tokens)."""
+    history = tidy(request, target, lambda ident: ident, user_first=True)
+    notes = list(history.notes)
+    model = _model(target)
+    config: dict[str, Any] = {}
+    if request.temperature is not None:
+        config["temperature"] = request.temperature
+    if request.max_tokens is not None:
+        config["maxOutputTokens"] = request.max_tokens
+    if (budget := count(target.options.get("thinking_budget"))) is not None:
+        config["thinkingConfig"] = {"thinkingBudget": budget, "includeThoughts": budget > 0}
+    system = _set_output(request, history.system, config, signed=bool(_SIGNED.match(model)), notes=notes)
+    body: dict[str, Any] = {"contents": _contents(history, signed=bool(_SIGNED.match(model)))}
+    if system:
+        body["systemInstruction"] = {"parts": [{"text": system}]}
+    if request.tools:
+        body["tools"] = [{"functionDeclarations": [
+            {"name": tool.name, "description": tool.description, "parametersJsonSchema": tool.parameters}
+            for tool in request.tools
+        ]}]  # fmt: skip
+        if request.tool_choice is not None:
+            body["toolConfig"] = {"functionCallingConfig": _choice(request.tool_choice)}
+    if config:
+        body["generationConfig"] = config
+    move = ":streamGenerateContent?alt=sse" if request.stream else ":generateContent"
+    return post(f"{_base(target)}/{_path(model)}{move}", _auth(target), body, request, target, notes)
+
+
+def probe(target: Target) -> HttpCall:
+    """Ask for the list of models: costs no token."""
+    return get(f"{_base(target)}/models?pageSize=1", _auth(target), target)
+
+
+def _base(target: Target) -> str:
+    """Where models live: as it stands when the address names a version or a project, else below /v1beta."""
+    versioned = re.search(r"/v\d+(alpha|beta)?\d*(/|$)", target.base_url)
+    return target.base_url if versioned else target.base_url + "/v1beta"
+
+
+def _model(target: Target) -> str:
+    return target.model.removeprefix("models/")
+
+
+def _path(model: str) -> str:
+    """The resource's name; one that has a slash (a tuned model) is whole."""
+    return quote(model if "/" in model else f"models/{model}", safe="/@.-_")
+
+
+def _auth(target: Target) -> dict[str, str]:
+    if not target.api_key:
+        return {}
+    if "/projects/" in target.base_url:  # Vertex takes a token, no key
+        return {"authorization": f"Bearer {target.api_key}"}
+    return {"x-goog-api-key": target.api_key}
+
+
+def _set_output(request: Request, system: str, config: dict[str, Any], *, signed: bool, notes: list[str]) -> str:
+    """Ask for the output schema; gives the system prompt. Before Gemini 3 it does not go together with tools."""
+    if request.output is None:
+        return system
+    if request.tools and not signed:
+        notes.append("the output schema was told in words: this model does not take it beside tools")
+        told = dumps(request.output.schema).decode()
+        return f"{system}\n\nGive the final answer as one JSON value that satisfies this JSON schema: {told}".strip()
+    config |= {"responseMimeType": "application/json", "responseJsonSchema": request.output.schema}
+    return system
+
+
+def _choice(choice: str) -> dict[str, Any]:
+    mode = {"none": "NONE", "required": "ANY"}.get(choice)
+    return {"mode": mode} if mode else {"mode": "ANY", "allowedFunctionNames": [choice]}
+
+
+def _contents(history: History, *, signed: bool) -> list[dict[str, Any]]:
+    """Turns as contents: results and what the user says next are one, results first."""
+    contents: list[dict[str, Any]] = []
+    for index, turn in enumerate(history.turns):
+        role = "model" if turn.role == "assistant" else "user"
+        parts = [wire for part in turn.parts if (wire := _part(part)) is not None]
+        calls = [part for part in parts if "functionCall" in part]
+        if signed and calls and index >= history.loop_start:
+            calls[0].setdefault("thoughtSignature", _UNSIGNED)  # of parallel calls only the first is signed
+        if contents and contents[-1]["role"] == role:
+            contents[-1]["parts"] += parts
+        elif parts:
+            contents.append({"role": role, "parts": parts})
+    return contents
+
+
+def _part(part: Part) -> dict[str, Any] | None:
+    match part:
+        case Text():
+            return {"text": part.text}
+        case Thinking():  # thoughts are only a summary: what counts is the signature
+            thought = {"thought": True} if part.text else {}
+            return {"text": part.text, **thought, "thoughtSignature": part.signature} if part.signature else None
+        case ToolCall():
+            call = {"functionCall": {"name": part.name, "args": arguments_object(part)}}
+            return {**call, "thoughtSignature": part.signature} if part.signature else call
+        case ToolResult():
+            said = {"error" if part.is_error else "output": part.content}
+            return {"functionResponse": {"name": part.name, "response": said}}
+        case Image():
+            if part.data:
+                return {"inlineData": {"mimeType": media_type(part), "data": base64_of(part)}}
+            return {"fileData": {"mimeType": media_type(part), "fileUri": part.url or ""}}
+
+
+# ------------------------------------------------------------------------------------------------------------ decode
+
+
+class GeminiFold(Fold):
+    """Folds chunks; a whole reply is one chunk, or a list of them."""
+
+    rules = RULES
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self._open: OpenCall | None = None
+        self._partial = PartialArgs()
+        self._saw_part = False
+
+    def chunk(self, name: str, payload: dict[str, Any]) -> list[StreamEvent]:
+        if payload.get("error") or name == "error":
+            return self.error(payload)
+        self._head(payload)
+        if reason := as_text(as_dict(payload.get("promptFeedback")).get("blockReason")):
+            return self.ended(Finish.CONTENT_FILTER, reason)
+        events: list[StreamEvent] = []
+        for candidate in map(as_dict, as_list(payload.get("candidates"))):
+            if candidate.get("index"):  # the first candidate alone is ours
+                continue
+            for part in as_list(as_dict(candidate.get("content")).get("parts")):
+                events += self._part(as_dict(part))
+            reason = as_text(candidate.get("finishReason"))
+            if reason and reason != "FINISH_REASON_UNSPECIFIED":
+                return events + self._end(reason, as_text(candidate.get("finishMessage")))
+        return events
+
+    def whole(self, payload: Any) -> list[StreamEvent]:
+        chunks = payload if isinstance(payload, list) else [payload]
+        events: list[StreamEvent] = []
+        for chunk in map(as_dict, chunks):
+            events += self.chunk("", chunk)
+            if events and isinstance(events[-1], Ended | Broken):
+                return events
+        return events + self._unfinished(len(chunks) > 1)
+
+    def _unfinished(self, streamed: bool) -> list[StreamEvent]:
+        """A whole reply without a finish reason: what was said counts, unless the reply is the stump of a stream."""
+        if streamed:
+            return self.closed()
+        if self.draft.empty:
+            return self.broken(Kind.PROTOCOL, "the reply has no candidate with content")
+        return self.ended(Finish.OTHER, None)
+
+    def _head(self, payload: dict[str, Any]) -> None:
+        draft = self.draft
+        draft.model = as_text(payload.get("modelVersion")) or draft.model
+        draft.request_id = as_text(payload.get("responseId"))[:200] or draft.request_id
+        draft.response_id = draft.request_id or ""
+        if isinstance(payload.get("usageMetadata"), dict):
+            draft.usage = newest(draft.usage, _usage(payload["usageMetadata"]))
+
+    def _part(self, part: dict[str, Any]) -> list[StreamEvent]:
+        self._saw_part = self._saw_part or bool(part.get("text") or set(part) - {"text", "thought"})
+        signature = as_text(part.get("thoughtSignature"))
+        if isinstance(part.get("functionCall"), dict):
+            return self._call(part["functionCall"], signature)
+        text = as_text(part.get("text"))
+        if part.get("thought") is True:
+            events = self.draft.thinking(text)
+        elif text:
+            events = self.draft.text(text)
+        else:  # a server's own tool, a file: work, but none of ours
+            events = [Progress()] if set(part) - {"text", "thoughtSignature"} else []
+        return events + self.draft.sign(signature)
+
+    def _call(self, function: dict[str, Any], signature: str) -> list[StreamEvent]:
+        """A call comes whole, or begins with its name and `willContinue` and grows by pieces without a name."""
+        name = as_text(function.get("name"))
+        events: list[StreamEvent] = []
+        if name or self._open is None:
+            events += self._close_call()
+            self._open = self.draft.open_call(as_text(function.get("id")), name, signature or None)
+            self._partial = PartialArgs()
+        if isinstance(function.get("args"), dict):
+            self._partial.replace(function["args"])
+        self._partial.add(as_list(function.get("partialArgs")))
+        return [*events, Progress()] if function.get("willContinue") is True else events + self._close_call()
+
+    def _close_call(self) -> list[StreamEvent]:
+        call, self._open = self._open, None
+        if call is None:
+            return []
+        call.pieces.append(dumps(self._partial.close()).decode())
+        return self.draft.finish_call(call)
+
+    def _end(self, reason: str, message: str) -> list[StreamEvent]:
+        if reason in BROKEN_FINISH:
+            return self.broken(BROKEN_FINISH[reason], message or f"the answer ended with {reason}", reason)
+        if reason == "STOP" and not self._saw_part:
+            return self.broken(Kind.PROTOCOL, "the answer ended with STOP and holds nothing", reason)
+        return self._close_call() + self.ended(FINISH.get(reason, Finish.OTHER), reason)
+
+
+def _usage(usage: dict[str, Any]) -> Usage:
+    """Gemini counts its thoughts beside the answer; here they are part of the output."""
+    answer, thoughts = count(usage.get("candidatesTokenCount")), count(usage.get("thoughtsTokenCount"))
+    output = None if answer is None and thoughts is None else (answer or 0) + (thoughts or 0)
+    return Usage(count(usage.get("promptTokenCount")), output, count(usage.get("cachedContentTokenCount")), thoughts)
+
+
+def decode(reply: HttpReply, target: Target) -> Answer | Failure:
+    """Read a whole reply."""
+    return decode_with(GeminiFold, reply, target)
+
+
+def decoder(target: Target) -> StreamDecoder:
+    """Read a stream."""
+    return StreamDecoder(GeminiFold(target))
+
+
+WIRE = Wire("gemini", encode, decode, decoder, probe)

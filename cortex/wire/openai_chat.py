@@ -1,0 +1,400 @@
+"""OpenAI chat completions, and all who speak it: Azure, Ollama, vLLM, llama.cpp, Groq, DeepSeek, OpenRouter, Mistral...
+
+https://platform.openai.com/docs/api-reference/chat and .../chat-streaming. What differs between the servers is data:
+a row of `ROWS`. The terminal event is a finish reason; the usage and `[DONE]` may follow it, so the answer is given at
+`[DONE]`, at a chunk that holds the usage alone, or when the stream closes (some servers never send `[DONE]`). `[DONE]`
+without a finish reason ends an answer too, when there is one: some gateways lose the reason.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from cortex.messages import (
+    Answer,
+    Failure,
+    Finish,
+    Image,
+    Kind,
+    Part,
+    Progress,
+    Request,
+    StreamEvent,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from cortex.wire.codec import HttpCall, HttpReply, Target, Wire, get, post
+from cortex.wire.draft import OpenCall, newest
+from cortex.wire.faults import Rules, phrase
+from cortex.wire.history import History, Turn, tidy
+from cortex.wire.openai_rows import Row, host_of, is_strict, row_of
+from cortex.wire.stream import Fold, StreamDecoder, decode_with
+from cortex.wire.values import (
+    arguments_of,
+    arguments_text,
+    as_dict,
+    as_list,
+    as_text,
+    base64_of,
+    count,
+    dumps,
+    loads,
+    media_type,
+)
+
+AZURE_API_VERSION = "2024-10-21"  # https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle
+
+RULES = Rules(
+    # https://platform.openai.com/docs/guides/error-codes, learn.microsoft.com/azure/ai-foundry/openai/reference
+    codes={
+        "insufficient_quota": Kind.QUOTA,
+        "billing_hard_limit_reached": Kind.QUOTA,
+        "billing_not_active": Kind.QUOTA,
+        "credit_balance_exhausted": Kind.QUOTA,
+        "organization_spend_limit_exceeded": Kind.QUOTA,
+        "project_spend_limit_exceeded": Kind.QUOTA,
+        "organization_usage_limit_exceeded": Kind.QUOTA,
+        "context_length_exceeded": Kind.CONTEXT,
+        "exceed_context_size_error": Kind.CONTEXT,
+        "too_many_prompt_tokens": Kind.CONTEXT,
+        "string_above_max_length": Kind.CONTEXT,
+        "content_policy_violation": Kind.CONTENT,
+        "content_filter": Kind.CONTENT,
+        "responsibleaipolicyviolation": Kind.CONTENT,
+        "model_not_found": Kind.MODEL_GONE,
+        "model_decommissioned": Kind.MODEL_GONE,
+        "deploymentnotfound": Kind.MODEL_GONE,
+        "invalid_api_key": Kind.CREDENTIAL,
+        "unsupported_country_region_territory": Kind.REGION,
+        "invalid_encrypted_content": Kind.SIGNATURE,
+        "slow_down": Kind.OVERLOADED,
+        "server_is_overloaded": Kind.OVERLOADED,
+    },
+    inband={
+        "invalid_request_error": Kind.BAD_REQUEST,
+        "badrequesterror": Kind.BAD_REQUEST,
+        "authentication_error": Kind.CREDENTIAL,
+        "rate_limit_exceeded": Kind.RATE_LIMIT,
+        "rate_limit_error": Kind.RATE_LIMIT,
+        "tokens": Kind.RATE_LIMIT,
+        "requests": Kind.RATE_LIMIT,
+        "server_error": Kind.TRANSIENT,
+    },
+    phrases=(phrase(Kind.QUOTA, "429", "exceeded your current quota"),),
+)
+
+FINISH = {
+    "stop": Finish.STOP,
+    "eos_token": Finish.STOP,
+    "end_turn": Finish.STOP,
+    "stop_sequence": Finish.STOP,
+    "length": Finish.LENGTH,
+    "model_length": Finish.LENGTH,
+    "max_tokens": Finish.LENGTH,
+    "tool_calls": Finish.TOOL_CALLS,
+    "function_call": Finish.TOOL_CALLS,
+    "content_filter": Finish.CONTENT_FILTER,
+    "refusal": Finish.REFUSAL,
+}
+BROKEN_FINISH = {  # reasons that tell of a failure, at OpenRouter and DeepSeek
+    "error": Kind.TRANSIENT,
+    "insufficient_system_resource": Kind.OVERLOADED,
+}
+
+
+# ------------------------------------------------------------------------------------------------------------ encode
+
+
+def encode(request: Request, target: Target) -> HttpCall:
+    """The call for `POST .../chat/completions`. Options: `organization`, `project`; `api_version` (Azure)."""
+    row = row_of(target)
+    history = tidy(request, target, row.call_id)
+    notes = list(history.notes)
+    body: dict[str, Any] = {"model": target.model, "messages": _messages(request, history, row, notes)}
+    if request.tools:
+        body["tools"] = [
+            {"type": "function", "function": {"name": t.name, "description": t.description, "parameters": t.parameters}}
+            for t in request.tools
+        ]
+        if request.tool_choice is not None:
+            body["tool_choice"] = _choice(request.tool_choice)
+    if request.output:
+        body["response_format"] = _response_format(request, row)
+    if request.temperature is not None:
+        if row.fixes_temperature(target.model):
+            notes.append("temperature was left out: this model takes only its own")
+        else:
+            body["temperature"] = request.temperature
+    if request.max_tokens is not None:
+        body[row.limit_field(target.model)] = request.max_tokens
+    if request.stream:
+        body["stream"] = True
+        if row.stream_usage:
+            body["stream_options"] = {"include_usage": True}
+    return post(_url(target, "/chat/completions"), _auth(target), body, request, target, notes)
+
+
+def probe(target: Target) -> HttpCall:
+    """Ask for the list of models: costs no token."""
+    return get(_url(target, "/models"), _auth(target), target)
+
+
+def _is_azure(target: Target) -> bool:
+    return "api_version" in target.options or "/deployments/" in target.base_url or "azure.com" in host_of(target)
+
+
+def _url(target: Target, path: str) -> str:
+    """Azure knows three layouts: a deployment's own address, the resource's, and the newer /v1, which is OpenAI's."""
+    base = target.base_url
+    if not _is_azure(target):
+        return base + path
+    version = target.options.get("api_version")
+    if base.endswith(("/v1", "/models")):  # the second: Azure AI's inference endpoint
+        base = base.removesuffix("/models") if path == "/models" else base
+        return base + path + (f"?api-version={version}" if version else "")
+    root, deployments, _ = base.partition("/deployments/")
+    root = root if root.endswith("/openai") else root + "/openai"
+    if path != "/models":
+        root = base if deployments else f"{root}/deployments/{quote(target.model, safe='')}"
+    return f"{root}{path}?api-version={version or AZURE_API_VERSION}"
+
+
+def _auth(target: Target) -> dict[str, str]:
+    if _is_azure(target):
+        return {"api-key": target.api_key} if target.api_key else {}
+    headers = {"authorization": f"Bearer {target.api_key}"} if target.api_key else {}
+    for option in ("organization", "project"):
+        if target.options.get(option):
+            headers[f"openai-{option}"] = str(target.options[option])
+    return headers
+
+
+def _choice(choice: str) -> str | dict[str, Any]:
+    return choice if choice in ("none", "required") else {"type": "function", "function": {"name": choice}}
+
+
+def _response_format(request: Request, row: Row) -> dict[str, Any]:
+    assert request.output
+    if not row.json_schema:
+        return {"type": "json_object"}
+    schema: dict[str, Any] = {"name": row.safe_name(request.output.name), "schema": request.output.schema}
+    if is_strict(request.output.schema):
+        schema["strict"] = True
+    return {"type": "json_schema", "json_schema": schema}
+
+
+def _messages(request: Request, history: History, row: Row, notes: list[str]) -> list[dict[str, Any]]:
+    system = history.system
+    if request.output and not row.json_schema:  # the server knows no schema: the model is told it
+        told = dumps(request.output.schema).decode()
+        system = f"{system}\n\nAnswer with one JSON object that satisfies this JSON schema: {told}".strip()
+    messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+    for index, turn in enumerate(history.turns):
+        if turn.role == "assistant":
+            thinking = row.thinking_field if index >= history.loop_start else None
+            messages.append(_assistant(turn, thinking, notes))
+        elif turn.role == "user":
+            messages.append({"role": "user", "content": _user_content(turn.parts)})
+        else:
+            messages += [_result(part) for part in turn.parts if isinstance(part, ToolResult)]
+    return messages
+
+
+def _user_content(parts: tuple[Part, ...]) -> str | list[dict[str, Any]]:
+    """Plain text wherever that is all: not every compatible server reads a list of parts."""
+    if all(isinstance(part, Text) for part in parts):
+        return "\n\n".join(part.text for part in parts if isinstance(part, Text))
+    content: list[dict[str, Any]] = []
+    for part in parts:
+        if isinstance(part, Text):
+            content.append({"type": "text", "text": part.text})
+        elif isinstance(part, Image):
+            url = f"data:{media_type(part)};base64,{base64_of(part)}" if part.data else part.url
+            content.append({"type": "image_url", "image_url": {"url": url}})
+    return content
+
+
+def _assistant(turn: Turn, thinking_field: str | None, notes: list[str]) -> dict[str, Any]:
+    texts = [part.text for part in turn.parts if isinstance(part, Text)]
+    message: dict[str, Any] = {"role": "assistant", "content": "\n\n".join(texts) or None}
+    thoughts = [part.text for part in turn.parts if isinstance(part, Thinking)]
+    if thoughts and thinking_field and turn.calls:
+        message[thinking_field] = "\n\n".join(thoughts)
+    elif thoughts:
+        notes.append("thinking of earlier answers was left out: this dialect takes none back")
+    if turn.calls:
+        message["tool_calls"] = [_call(call) for call in turn.calls]
+    return message
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": arguments_text(call)}
+    entry = {"id": call.id, "type": "function", "function": function}
+    return {**entry, "extra_content": loads(call.signature)} if call.signature else entry
+
+
+def _result(result: ToolResult) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": result.call_id, "content": result.content}
+
+
+# ------------------------------------------------------------------------------------------------------------ decode
+
+
+class OpenAIFold(Fold):
+    """Folds deltas; a whole message is one delta that says everything."""
+
+    rules = RULES
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self._raw: str | None = None
+        self._refused = False
+        self._calls: dict[int, OpenCall] = {}  # by the index the server gives; the one that gets fragments now
+        self._last: OpenCall | None = None
+
+    def chunk(self, name: str, payload: dict[str, Any]) -> list[StreamEvent]:
+        if payload.get("error") or name == "error" or payload.get("object") == "error":
+            return self.error(payload)
+        self._head(payload)
+        events: list[StreamEvent] = []
+        choices = as_list(payload.get("choices"))
+        for choice in map(as_dict, choices):
+            if not choice.get("index"):  # the first choice alone is ours
+                events += self._choice(choice, as_dict(choice.get("delta")))
+        if self._raw in BROKEN_FINISH:
+            return events + self.broken(BROKEN_FINISH[self._raw], f"the answer ended with {self._raw!r}")
+        if self._raw and not choices and payload.get("usage"):
+            events += self._end()
+        return events
+
+    def whole(self, payload: Any) -> list[StreamEvent]:
+        reply = as_dict(payload)
+        choices = [as_dict(choice) for choice in as_list(reply.get("choices"))]
+        if not choices:
+            known = reply.get("error") or reply.get("object") == "error" or reply.get("detail")
+            return self.error(payload) if known else self.broken(Kind.PROTOCOL, "the reply has no choices")
+        self._head(reply)
+        choice = next((choice for choice in choices if not choice.get("index")), choices[0])
+        events = self._choice(choice, as_dict(choice.get("message")))
+        if self._raw in BROKEN_FINISH:
+            return self.error(reply) if reply.get("error") else self.broken(BROKEN_FINISH[self._raw], self._raw)
+        return events + self._end()
+
+    def done(self) -> list[StreamEvent]:
+        if any(not arguments_of(call.raw)[0] for call in self.draft.calls) and self._raw is None:
+            return self.broken(Kind.CUT, "the stream ended inside a tool call")
+        return self._end()
+
+    def closed(self) -> list[StreamEvent]:
+        return self._end() if self._raw else super().closed()
+
+    def _end(self) -> list[StreamEvent]:
+        if self._raw is None and self.draft.empty:
+            return self.broken(Kind.PROTOCOL, "an empty answer without a finish reason")
+        finish = FINISH.get(self._raw, Finish.OTHER) if self._raw else Finish.OTHER
+        if self._refused:
+            finish = Finish.REFUSAL
+        elif self._raw is None and self.draft.calls:
+            finish = Finish.TOOL_CALLS
+        return self.ended(finish, self._raw)
+
+    def _head(self, payload: dict[str, Any]) -> None:
+        self.draft.model = as_text(payload.get("model")) or self.draft.model
+        self.draft.response_id = self.draft.response_id or as_text(payload.get("id"))
+        self._count(payload.get("usage"))
+
+    def _count(self, usage: Any) -> None:
+        if isinstance(usage, dict):
+            self.draft.usage = newest(self.draft.usage, _usage(usage))
+
+    def _choice(self, choice: dict[str, Any], delta: dict[str, Any]) -> list[StreamEvent]:
+        self._count(choice.get("usage"))  # Moonshot's place for it
+        events = self._thinking(delta) + self._content(delta.get("content"))
+        if refusal := as_text(delta.get("refusal")):
+            self._refused = True
+            events += self.draft.text(refusal)
+        for fragment in as_list(delta.get("tool_calls")):
+            events += self._fragment(as_dict(fragment))
+        if isinstance(delta.get("function_call"), dict):  # the form before tool_calls
+            events += self._fragment({"index": 0, "function": delta["function_call"]})
+        if reason := as_text(choice.get("finish_reason")):
+            self._raw = reason
+            events += [event for call in self.draft.calls for event in self.draft.finish_call(call)]
+        return events
+
+    def _thinking(self, delta: dict[str, Any]) -> list[StreamEvent]:
+        """DeepSeek's, vLLM's and llama.cpp's word for it, or that of Ollama, Groq and OpenRouter; some say both."""
+        return self.draft.thinking(as_text(delta.get("reasoning_content")) or as_text(delta.get("reasoning")))
+
+    def _content(self, content: Any) -> list[StreamEvent]:
+        """A string, or (Mistral) a list of parts in which thinking has parts of its own."""
+        if not isinstance(content, list):
+            return self.draft.text(as_text(content))
+        events: list[StreamEvent] = []
+        for part in map(as_dict, content):
+            thought = part.get("thinking")
+            for piece in map(as_dict, as_list(thought)):
+                events += self.draft.thinking(as_text(piece.get("text")))
+            events += self.draft.thinking(as_text(thought)) + self.draft.text(as_text(part.get("text")))
+        return events
+
+    def _fragment(self, fragment: dict[str, Any]) -> list[StreamEvent]:
+        function = as_dict(fragment.get("function"))
+        name, ident = as_text(function.get("name")), as_text(fragment.get("id"))
+        call, events = self._call(fragment.get("index"), ident, name)
+        call.id = call.id or ident
+        call.name = call.name or name
+        if extra := fragment.get("extra_content"):  # Gemini's thought signature, in its OpenAI clothes
+            call.signature = dumps(extra).decode()
+        arguments = function.get("arguments")
+        piece = dumps(arguments).decode() if isinstance(arguments, dict) else as_text(arguments)
+        if piece and call.call is None:
+            call.pieces.append(piece)
+        return [*events, Progress()]
+
+    def _call(self, index: Any, ident: str, name: str) -> tuple[OpenCall, list[StreamEvent]]:
+        """The call a fragment belongs to. A new index begins one, and a new id: some servers number all 0."""
+        current = self._calls.get(index) if isinstance(index, int) else self._last
+        starts_anew = bool(name and ident and current and current.id and ident != current.id)
+        if current and not starts_anew and (isinstance(index, int) or not name):
+            return current, []
+        # The calls before it are whole, if they look it: only an object that is closed cannot go on.
+        events = [
+            event
+            for call in self.draft.calls
+            if call.raw.rstrip().endswith("}") and arguments_of(call.raw)[0]
+            for event in self.draft.finish_call(call)
+        ]
+        self._last = self.draft.open_call(ident, name)
+        if isinstance(index, int):
+            self._calls[index] = self._last
+        return self._last, events
+
+
+def _usage(usage: dict[str, Any]) -> Usage:
+    prompt, completion = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
+    cached = count(as_dict(usage.get("prompt_tokens_details")).get("cached_tokens"))
+    reasoning = count(as_dict(usage.get("completion_tokens_details")).get("reasoning_tokens"))
+    total = count(usage.get("total_tokens"))
+    if prompt is not None and completion is not None and reasoning and total == prompt + completion + reasoning:
+        completion += reasoning  # xAI counts its reasoning beside the answer
+    return Usage(
+        prompt, completion, count(usage.get("prompt_cache_hit_tokens")) if cached is None else cached, reasoning
+    )
+
+
+def decode(reply: HttpReply, target: Target) -> Answer | Failure:
+    """Read a whole reply."""
+    return decode_with(OpenAIFold, reply, target)
+
+
+def decoder(target: Target) -> StreamDecoder:
+    """Read a stream."""
+    return StreamDecoder(OpenAIFold(target))
+
+
+WIRE = Wire("openai_chat", encode, decode, decoder, probe)

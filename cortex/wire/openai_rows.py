@@ -1,0 +1,96 @@
+"""How servers of OpenAI's dialect differ: one row of data each, found by the host of the base URL."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+
+from cortex.wire.codec import Target
+from cortex.wire.values import as_dict, as_list, id_grammar
+
+# These count hidden reasoning, so they refuse `max_tokens`: https://platform.openai.com/docs/guides/reasoning
+_REASONING = re.compile(r"o[1-9]|gpt-[5-9]")
+# And these of them take no temperature (those from gpt-5.1 on do, as long as they do not reason).
+_FIXED_TEMPERATURE = re.compile(r"o[1-9]|gpt-5(?!-chat|\.)")
+_ANY_ID = id_grammar(r".{1,64}", "call_", 29)  # OpenAI's own limit is 40; its servers send up to 64 themselves
+
+
+@attrs.frozen
+class Row:
+    """A server. `host`: its name or the end of it.
+
+    `names_reasoning_models`: model names mean what they mean at OpenAI. `stream_usage`: knows
+    `stream_options.include_usage`. `json_schema`: knows it as a response format. `thinking_field`: takes the thinking
+    of a running tool loop back in this field. `call_id`: its grammar of call ids.
+    """
+
+    host: str
+    names_reasoning_models: bool = False
+    stream_usage: bool = True
+    json_schema: bool = True
+    thinking_field: str | None = None
+    call_id: Callable[[str], str] = _ANY_ID
+
+    def limit_field(self, model: str) -> str:
+        """What the limit of the answer's tokens is called."""
+        return "max_completion_tokens" if self.names_reasoning_models and _REASONING.match(model) else "max_tokens"
+
+    def fixes_temperature(self, model: str) -> bool:
+        """Whether this model refuses a temperature."""
+        return self.names_reasoning_models and bool(_FIXED_TEMPERATURE.match(model))
+
+    @staticmethod
+    def safe_name(name: str) -> str:
+        """A schema's name in the grammar of names."""
+        return re.sub(r"[^a-zA-Z0-9_-]", "_", name)[:64] or "output"
+
+
+_MISTRAL_ID = id_grammar(r"[a-zA-Z0-9]{9}", "", 9)
+
+ROWS = (
+    Row("api.openai.com", names_reasoning_models=True, call_id=id_grammar(r".{1,40}", "call_", 29)),
+    Row("azure.com", names_reasoning_models=True, call_id=id_grammar(r".{1,40}", "call_", 29)),
+    # https://docs.mistral.ai/api: usage comes unasked and the option is refused; a call's id has nine characters.
+    Row("mistral.ai", stream_usage=False, call_id=_MISTRAL_ID),
+    # https://api-docs.deepseek.com/guides/json_mode and .../thinking_mode
+    Row("deepseek.com", json_schema=False, thinking_field="reasoning_content"),
+    # https://platform.moonshot.ai/docs/guide/use-kimi-k2-thinking-model
+    Row("moonshot.ai", thinking_field="reasoning_content"),
+    Row("moonshot.cn", thinking_field="reasoning_content"),
+)
+_OTHER = Row("")
+
+
+def host_of(target: Target) -> str:
+    """The host of the base URL, lower case; "" when there is none."""
+    try:
+        return urlsplit(target.base_url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def row_of(target: Target) -> Row:
+    """The row of the target's server."""
+    host = host_of(target)
+    return next((row for row in ROWS if host == row.host or host.endswith("." + row.host)), _OTHER)
+
+
+def is_strict(schema: Any) -> bool:
+    """Whether a schema meets what strict mode asks: every object closed, with all its properties required.
+
+    https://platform.openai.com/docs/guides/structured-outputs. One that does not is sent as a guide.
+    """
+    if isinstance(schema, list | tuple):
+        return all(map(is_strict, schema))
+    if not isinstance(schema, Mapping):
+        return True
+    if schema.get("type") == "object" or "properties" in schema:
+        properties = as_dict(dict(schema.get("properties") or {}))
+        if schema.get("additionalProperties") is not False or set(properties) != set(as_list(schema.get("required"))):
+            return False
+        return all(map(is_strict, properties.values())) and is_strict(schema.get("$defs"))
+    return all(map(is_strict, schema.values()))

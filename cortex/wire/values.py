@@ -1,0 +1,163 @@
+"""JSON values as strangers send them, read without trust, and ours written without surprise.
+
+What a server sends may be nested without end, hold NaN, half an emoji, a count of -1 or a list where an object belongs:
+reading it gives a value or a ValueError, never anything else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cortex.messages import Image, ToolCall
+
+MAX_DEPTH = 128  # no dialect and no schema nests deeper; far below what recursion bears
+
+
+def loads(text: str | bytes) -> Any:
+    """Parse JSON as Python's own parser does (NaN and Infinity included); raises ValueError, and nothing else."""
+    if isinstance(text, bytes):
+        text = text.decode("utf-8-sig")
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if text.count("{") + text.count("[") > MAX_DEPTH:
+        _check_depth(value)
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for node in level
+            if isinstance(node, dict | list)
+            for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise ValueError("nested too deeply")
+
+
+def _plain(value: Any) -> Any:
+    """For what JSON's encoder does not know: any mapping is an object."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"a {type(value).__name__} has no JSON form")
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain).encode
+
+
+def dumps(value: Any) -> bytes:
+    """Compact JSON in UTF-8. Lone surrogates become U+FFFD, NaN and infinities null; a TypeError names a wrong type."""
+    try:
+        return _encode(value).encode()
+    except ValueError:  # NaN, a lone surrogate, a circle
+        return _encode(_mended(value)).encode()
+
+
+def _mended(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {clean(key) if isinstance(key, str) else key: _mended(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [_mended(child) for child in value]
+    return value
+
+
+def clean(text: str) -> str:
+    """The text, fit for UTF-8: surrogate pairs joined, lone surrogates replaced by U+FFFD."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def as_dict(value: Any) -> dict[str, Any]:
+    """The value if it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_list(value: Any) -> list[Any]:
+    """The value if it is an array, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def as_text(value: Any) -> str:
+    """The value if it is a string, else ""."""
+    return value if isinstance(value, str) else ""
+
+
+def count(value: Any) -> int | None:
+    """A number of tokens: a whole number that is not negative, else None."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and value >= 0 else None
+
+
+def arguments_of(raw: str) -> tuple[bool, Any]:
+    """Whether a tool call's argument text is whole JSON, and its value. Nothing at all means no arguments."""
+    if not raw.strip():
+        return True, {}
+    try:
+        return True, loads(raw)
+    except ValueError:
+        return False, None
+
+
+def arguments_object(call: ToolCall) -> Mapping[str, Any]:
+    """A call's arguments for a dialect that takes only an object: what is none is wrapped."""
+    if isinstance(call.arguments, Mapping):
+        return call.arguments
+    return {"arguments": call.raw_arguments} if call.raw_arguments else {}
+
+
+def arguments_text(call: ToolCall) -> str:
+    """A call's arguments for a dialect that takes the text of an object: the model's own wherever it is one.
+
+    Its own spacing matters: a prompt cache compares bytes.
+    """
+    raw = call.raw_arguments
+    if raw and isinstance(call.arguments, Mapping) and "NaN" not in raw and "Infinity" not in raw:
+        return raw
+    return dumps(arguments_object(call)).decode()
+
+
+def digest(*words: str) -> str:
+    """A name made of words: the same words give the same 64 hex digits, everywhere and always."""
+    return hashlib.sha256("\0".join(words).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def id_grammar(pattern: str, prefix: str, length: int) -> Callable[[str], str]:
+    """A mapping of call ids into a vendor's grammar: an id that fits stays, another becomes `length` characters."""
+    fits = re.compile(pattern).fullmatch
+    return lambda ident: ident if fits(ident) else (prefix + digest(ident))[:length]
+
+
+_MAGIC = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"), (b"RIFF", "image/webp"))
+
+
+def media_type(image: Image) -> str:
+    """What kind of image: as told, else by its first bytes, else PNG."""
+    data = image.data or b""
+    return image.media_type or next((kind for magic, kind in _MAGIC if data.startswith(magic)), "image/png")
+
+
+def base64_of(image: Image) -> str:
+    """The image's bytes in base64."""
+    return base64.b64encode(image.data or b"").decode()
