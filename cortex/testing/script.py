@@ -199,7 +199,8 @@ class Garbage:
 
 @frozen
 class Raw:
-    """These bytes on the wire, then the connection closes."""
+    """These bytes on the wire, then the connection closes. Say `connection: close` in a response made by hand, or a
+    client may send its next request into the closing connection."""
 
     data: bytes
 

@@ -29,7 +29,7 @@ SAID = Reply("Paris is nice.")
 WHOLE = {"status": 200, "text": "Paris is nice.", "finished": True}
 PARTLY = {"status": 200, "text": "Paris is", "finished": False}
 NOTHING_YET = {"status": 200, "text": ""}
-RAW = Raw(b"HTTP/1.1 418 Teapot\r\ncontent-length: 5\r\n\r\nshort")
+RAW = Raw(b"HTTP/1.1 418 Teapot\r\ncontent-length: 5\r\nconnection: close\r\n\r\nshort")
 
 CASES: list[tuple[str, Any, bool, dict[str, Any]]] = [  # name, action, stream?, outcome
     ("reply", SAID, False, WHOLE),
@@ -118,7 +118,8 @@ def test_over_sockets_from_a_plain_thread(asking, outcome, plain) -> None:
         got = [asking.sync(client, provider.base_url, stream=row[2]) for row in quick]
     assert got == [outcome(**row[3]) for row in quick]
     assert [seen.stream for seen in provider.requests] == [row[2] for row in quick]
-    assert not any(seen.gone for seen in provider.requests if seen.stream is False)
+    gone = [row[1] for row, seen in zip(quick, provider.requests, strict=True) if seen.gone]
+    assert gone in ([], [Garbage("huge_header")])  # a client may leave in the middle of that, and only of that
 
 
 @pytest.mark.parametrize("memory", [True, False], ids=["memory", "sockets"])

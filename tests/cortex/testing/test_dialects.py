@@ -1,0 +1,235 @@
+"""Rendering, without any shell: the shapes are those that vendors were recorded sending."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cortex.testing import Cut, Reply, Seen, Status, StreamError, ToolCalls
+from cortex.testing.dialects import DIALECTS, Call
+from cortex.testing.play import Data, End, Head, Stage, play
+
+FOLDERS = {"openai": "openai_chat", "anthropic": "anthropic", "gemini": "gemini"}
+# What we send and no recorded answer of the vendor itself happens to have.
+OURS = {"openai": {"choices.[].delta.reasoning_content"}, "anthropic": set(), "gemini": set()}
+REPLIES = [
+    Reply("Paris is nice."),
+    Reply("Paris is nice.", thinking="Let me think."),
+    ToolCalls(("weather", {"city": "Paris"}), ("news", {}), text="So."),
+    Reply("Cut", finish="length"),
+]
+NEVER_OPENED = {"input", "args"}  # below these the names are the caller's
+
+
+def staged(dialect: str, *, stream: bool, sse: bool = True, text: str = "hi there") -> Stage:
+    call = Call(model="model-1", text=text, stream=stream, sse=sse, usage=True)
+    seen = Seen("POST", "/", "", {}, {}, text, "model-1", stream, 0.0, 1)
+    return Stage(DIALECTS[dialect], call, seen, "01000001")
+
+
+def sent(action: Any, stage: Stage) -> tuple[Head, bytes]:
+    head, *rest = play(action, stage)
+    assert isinstance(head, Head)
+    assert isinstance(rest[-1], End)
+    return head, b"".join(step.data for step in rest if isinstance(step, Data))
+
+
+def values(body: str) -> list[Any]:
+    """The JSON values of a body: itself, or those of its events."""
+    lines = body.replace("\r\n", "\n").split("\n")
+    events = [line[5:] for line in lines if line.startswith("data:") and "[DONE]" not in line]
+    found = []
+    for text in events or [body]:
+        try:
+            value = json.loads(text)
+        except ValueError:
+            continue
+        found += value if isinstance(value, list) else [value]
+    return found
+
+
+def paths(value: Any, at: str = "") -> set[str]:
+    """The names in a value, with the way to each: {"a": [{"b": 1}]} -> {"a", "a.[].b"}."""
+    if isinstance(value, dict):
+        found = set()
+        for name, inner in value.items():
+            here = f"{at}.{name}" if at else name
+            found |= {here} if name in NEVER_OPENED else {here} | paths(inner, here)
+        return found
+    if isinstance(value, list):
+        return set().union(*(paths(inner, f"{at}.[]") for inner in value))
+    return set()
+
+
+@pytest.fixture(scope="module")
+def recorded() -> Path:
+    root = Path(os.environ.get("CORTEX_WIRE_DATA") or Path(__file__).parents[4] / "shared" / "wire")
+    if not root.is_dir():
+        pytest.skip("no recorded exchanges here: CORTEX_WIRE_DATA names no folder")
+    return root
+
+
+@pytest.mark.parametrize("dialect", FOLDERS)
+@pytest.mark.parametrize("kind", ["json", "sse", "error"])
+def test_no_name_that_no_vendor_sends(recorded, dialect, kind) -> None:
+    known = set(OURS[dialect])
+    for file in (recorded / FOLDERS[dialect]).glob("*.json"):
+        case = json.loads(file.read_text())
+        if (case["response"]["status"] != 200) == (kind == "error") and (kind == "error" or f"-{kind}-" in file.name):
+            for value in values(case["response"]["body"] or ""):
+                known |= paths(value)
+    actions = [Status(code) for code in (400, 401, 404, 429, 500, 503)] if kind == "error" else REPLIES
+    for action in actions:
+        _, body = sent(action, staged(dialect, stream=kind == "sse"))
+        for value in values(body.decode()):
+            assert paths(value) <= known
+
+
+def test_order_of_an_openai_stream() -> None:
+    _, body = sent(Reply("a b"), staged("openai", stream=True))
+    *events, last = [line[6:] for line in body.decode().split("\n") if line]
+    choices = [json.loads(event)["choices"] for event in events]
+    assert [choice[0]["delta"] for choice in choices[:-1]] == [
+        {"role": "assistant", "content": "", "refusal": None},
+        {"content": "a"},
+        {"content": " b"},
+        {},
+    ]
+    assert choices[-1] == []
+    assert json.loads(events[-1])["usage"]["total_tokens"] == 4
+    assert last == "[DONE]"
+
+
+def test_order_of_an_anthropic_stream() -> None:
+    action = ToolCalls(("f", {"a": 1}), text="a", thinking="t")
+    _, body = sent(action, staged("anthropic", stream=True))
+    events = values(body.decode())
+    names = [line[7:] for line in body.decode().split("\n") if line.startswith("event: ")]
+    assert names == [event["type"] for event in events]
+    assert [name.removeprefix("content_block_") for name in names] == [
+        "message_start", "start", "ping", "delta", "delta", "stop", "start", "delta", "stop",
+        "start", "delta", "delta", "stop", "message_delta", "message_stop",
+    ]  # fmt: skip
+    deltas = [event["delta"]["type"] for event in events if event["type"] == "content_block_delta"]
+    assert deltas == ["thinking_delta", "signature_delta", "text_delta", "input_json_delta", "input_json_delta"]
+    assert [event["index"] for event in events if event["type"] == "content_block_start"] == [0, 1, 2]
+
+
+def test_gemini_without_sse_is_one_array() -> None:
+    head, body = sent(Reply("a b"), staged("gemini", stream=True, sse=False))
+    assert dict(head.headers)["content-type"] == "application/json; charset=UTF-8"
+    parts = [part["text"] for event in json.loads(body) for part in event["candidates"][0]["content"]["parts"]]
+    assert parts == ["a", " b", ""]
+
+
+@pytest.mark.parametrize("after", [0, 1, 9])
+def test_an_error_in_an_array_leaves_it_whole(after) -> None:
+    _, body = sent(StreamError(after, "UNAVAILABLE", "no"), staged("gemini", stream=True, sse=False))
+    assert json.loads(body)[-1] == {"error": {"code": 503, "message": "no", "status": "UNAVAILABLE"}}
+
+
+@pytest.mark.parametrize("dialect", FOLDERS)
+def test_an_error_in_a_stream_is_a_status_without_one(dialect) -> None:
+    head, body = sent(StreamError(message="no"), staged(dialect, stream=False))
+    assert head.status == {"openai": 500, "anthropic": 529, "gemini": 503}[dialect]
+    assert json.loads(body)["error"]["message"] == "no"
+
+
+@pytest.mark.parametrize(
+    ("finish", "raw"),
+    [
+        ("stop", {"openai": "stop", "anthropic": "end_turn", "gemini": "STOP"}),
+        ("length", {"openai": "length", "anthropic": "max_tokens", "gemini": "MAX_TOKENS"}),
+        ("content_filter", {"openai": "content_filter", "anthropic": "refusal", "gemini": "SAFETY"}),
+        ("a_new_one", dict.fromkeys(FOLDERS, "a_new_one")),
+        ("", dict.fromkeys(FOLDERS, None)),
+    ],
+)
+@pytest.mark.parametrize("dialect", FOLDERS)
+def test_finish_reasons(dialect, finish, raw) -> None:
+    _, body = sent(Reply("a", finish=finish), staged(dialect, stream=False))
+    answer = json.loads(body)
+    where = {
+        "openai": lambda: answer["choices"][0]["finish_reason"],
+        "anthropic": lambda: answer["stop_reason"],
+        "gemini": lambda: answer["candidates"][0].get("finishReason"),
+    }
+    assert where[dialect]() == raw[dialect]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("dialect", FOLDERS)
+def test_no_usage_when_none(dialect, stream) -> None:
+    _, body = sent(Reply("a", usage=None), staged(dialect, stream=stream))
+    for value in values(body.decode()):
+        assert not value.get("usage")
+        assert "usageMetadata" not in value
+
+
+@pytest.mark.parametrize("dialect", FOLDERS)
+def test_the_callers_headers_take_the_vendors_place(dialect) -> None:
+    latin = "text/event-stream; charset=iso-8859-1"
+    head, _ = sent(Reply("a", headers={"Content-Type": latin, "X-New": 1}), staged(dialect, stream=True))
+    assert [value for name, value in head.headers if name == "content-type"] == [latin]
+    assert ("x-new", "1") in head.headers
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "a"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}]}, "a"),
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": [{"type": "tool_result"}]}]}, "a"),
+        ({"messages": "nonsense"}, ""),
+        ([], ""),
+        (None, ""),
+    ],
+)
+@pytest.mark.parametrize(("dialect", "path"), [("openai", "/v1/chat/completions"), ("anthropic", "/v1/messages")])
+def test_the_last_user_text(dialect, path, body, text) -> None:
+    call = DIALECTS[dialect].parse(path, "", body)
+    assert call is not None
+    assert call.text == text
+
+
+@given(
+    text=st.text(st.characters()),
+    stream=st.booleans(),
+    size=st.none() | st.integers(1, 5),
+    dialect=st.sampled_from([*FOLDERS]),
+)
+def test_any_text_arrives_whole(text, stream, size, dialect) -> None:
+    _, body = sent(Reply(text, chunks=size), staged(dialect, stream=stream))
+    got = ""
+    for value in values(body.decode()):
+        if dialect == "openai":
+            said = [row["delta"] if stream else row["message"] for row in value["choices"]]
+            got += "".join(row.get("content") or "" for row in said)
+        elif dialect == "anthropic":
+            got += str(value.get("delta", {}).get("text", ""))
+            got += "".join(block["text"] for block in value.get("content", ()))
+        else:
+            got += "".join(part["text"] for part in value["candidates"][0]["content"].get("parts", ()))
+    assert got == text
+
+
+@given(
+    after=st.integers(0, 30) | st.floats(0, 1) | st.just("headers"),
+    stream=st.booleans(),
+    sse=st.booleans(),
+    dialect=st.sampled_from([*FOLDERS]),
+    reply=st.sampled_from(REPLIES),
+)
+def test_a_cut_answer_is_a_beginning_of_the_whole_one(after, stream, sse, dialect, reply) -> None:
+    stage = staged(dialect, stream=stream, sse=sse)
+    _, whole = sent(reply, stage)
+    _, cut = sent(Cut(after, "clean", reply=reply), stage)
+    assert whole.startswith(cut)
+    if not isinstance(after, float):
+        assert len(cut) < len(whole)
