@@ -217,7 +217,7 @@ def _probe_opens(health: Health, ctx: Context) -> Health:
 def _probe_fails(health: Health, ctx: Context) -> Health:
     """A probe that failed by a fault of ours says nothing of the provider."""
     ours = ctx.outcome is not None and ctx.outcome.cls is Cls.LOCAL
-    return attrs.evolve(health, probes=health.probes + 1, probed=ctx.now, probe_dead=not ours)
+    return attrs.evolve(health, probes=min(health.probes + 1, N_MAX), probed=ctx.now, probe_dead=not ours)
 
 
 def _last_resort(health: Health, ctx: Context) -> Health:

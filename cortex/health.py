@@ -23,7 +23,7 @@ from typing import Final, TypeAlias, assert_never
 
 import attrs
 
-from cortex.circuit import FATAL, N_MAX, RETRY_AFTER_CAP, TABLE, Context, Signal, diagram
+from cortex.circuit import FATAL, PROBE_MIN_OPEN, RETRY_AFTER_CAP, TABLE, Context, Signal, diagram
 from cortex.messages import Kind
 from cortex.outcomes import Cls, Outcome, Rng, Scope
 from cortex.vitals import Cause, Health, Latency, State
@@ -376,12 +376,14 @@ def _left(until: float | None, now: float) -> str:
 def next_probe(health: Health, now: float, rng: Rng) -> float | None:
     """When a token-free probe is due (seconds, same clock; may be past); None while none is needed.
 
-    A disabled one at its recheck time, an open one after 10 s, doubling up to 60 s, +-20 %.
+    A disabled one at its recheck time. An open one as early as a probe can shorten it, which is before the first trial,
+    then 10 s after a failed probe, doubling up to 60 s, +-20 %.
     """
     health = observe(health, now)
     if health.state is State.DISABLED:
         return health.until
     if health.state is not State.OPEN:
         return None
-    since = health.since if health.probed is None else health.probed
-    return since + min(10.0 * 2.0 ** min(health.probes, N_MAX), 60.0) * (0.8 + 0.4 * rng.random())
+    if health.probed is None:
+        return health.since + PROBE_MIN_OPEN * (1.0 + 0.2 * rng.random())
+    return health.probed + min(5.0 * 2.0**health.probes, 60.0) * (0.8 + 0.4 * rng.random())
