@@ -69,7 +69,7 @@ class Metadata:
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        detour = f", failover after {len(self.attempts) - 1}" if self.failover else ""
+        detour = ", failover" if self.failover else ""
         return (
             f"<Metadata {self.provider}/{self.model_used} {self.finish_reason} "
             f"{self.latency_ms:.0f}ms {self.tokens_used} tokens{detour}>"

@@ -1,0 +1,194 @@
+"""What the doors make of a call's options, and of the answer that comes back. No I/O but the asks themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+import attrs
+import trio
+
+import actors
+from cortex import checks, inputs
+from cortex.errors import BadReply, EngineClosed, EngineFailed
+from cortex.goals import Goal
+from cortex.messages import Answer, Kind, Message, OutputSchema, Request, Text, Usage
+from cortex.protocol import Turn, TurnDone, TurnFailed, TurnResult
+from cortex.results import Attempt, Completion, Metadata, Response
+from cortex.tools import parse_output, schema_of
+from cortex.tree import Tree
+
+Role = Literal["worker", "orchestrator"]
+
+
+class CallOptions(TypedDict, total=False):
+    """Options of `run` and its kin: see `Session.run`."""
+
+    model: str | None
+    output_type: Any
+    images: Sequence[Any]
+    temperature: float | None
+    max_tokens: int | None
+    timeout: float | None
+    extra: Mapping[str, Any] | None
+
+
+class CompleteOptions(CallOptions, total=False):
+    """Options of `complete` and `stream`: those of `run`, and the role, tools and tool choice."""
+
+    role: Role
+    tools: Sequence[Any]
+    tool_choice: str | None
+
+
+@attrs.frozen
+class Prepared:
+    """Validated options: a request without its messages, and what belongs to no request."""
+
+    request: Request
+    model: str | None = None
+    timeout: float | None = None
+    role: Role = "worker"
+    system: Literal[1, 2] | None = None
+    output: OutputSchema | None = None
+    output_type: Any = None
+
+
+_TURN = frozenset(CallOptions.__annotations__)
+_CALL = _TURN | frozenset(CompleteOptions.__annotations__)
+_CHECKED = frozenset({"temperature", "max_tokens", "timeout", "extra", "role", "model", "tool_choice"})
+
+
+def prepare(options: CallOptions, *, whole_turn: bool, system: object = None) -> Prepared:
+    """Check the options of a turn, or of a single call. ConfigError names the option, its kind and the fix."""
+    checks.known_keys("options", options, sorted(_TURN if whole_turn else _CALL))
+    given = inputs.options(**{key: value for key, value in options.items() if key in _CHECKED}, system=system)
+    output_type = options.get("output_type")
+    output = schema_of(output_type) if output_type is not None else None
+    request = Request(
+        messages=(),
+        tool_choice=given.tool_choice,
+        output=output,
+        temperature=given.temperature,
+        max_tokens=given.max_tokens,
+        extra=given.extra,
+    )
+    return Prepared(request, given.model, given.timeout, given.role, given.system, output, output_type)
+
+
+async def outcome_of(tree: Tree, system: Literal[1, 2], turn: Turn) -> TurnResult:
+    """Ask the role's actor. Its failure is a fault of ours and says so."""
+    ref = tree.worker if system == 1 else tree.orchestrator
+    try:
+        return await ref.ask(turn, join=tree.policy.grace)
+    except actors.ActorDied as error:
+        if isinstance(error.exit, actors.Shutdown | actors.Killed):
+            raise EngineClosed("the engine was closed while this call was under way") from None
+        raise EngineFailed(f"a fault of cortex itself ended the call: {error}") from error
+    except actors.ActorError as error:
+        raise EngineFailed(f"a fault of cortex itself ended the call: {error}") from error
+
+
+def parse_answer(prepared: Prepared, answer: Answer) -> tuple[Any, str]:
+    """The answer as the output type, and what is wrong with it ("" when nothing is)."""
+    parsed = parse_output(prepared.output_type, answer.text)
+    return parsed.value, parsed.fault
+
+
+def repair_request(request: Request, result: TurnDone, fault: str) -> Request:
+    """The same request with the faulty answer and what is wrong with it: the one repair round."""
+    words = f"That answer does not fit the schema: {fault}\nAnswer again, with JSON that fits and nothing else."
+    return attrs.evolve(request, messages=(*request.messages, *result.transcript, Message("user", (Text(words),))))
+
+
+def as_response(
+    result: TurnDone, prepared: Prepared, *, started: float, system: Literal[1, 2], goal: Goal | None
+) -> Response:
+    """A turn's result as the user gets it. BadReply when the answer does not fit the output type."""
+    meta = attrs.evolve(
+        _metadata(result, started),
+        system=system,
+        tools_called=tuple(one.name for one in result.tool_results),
+        steps_taken=result.steps,
+        goal_progress=goal.progress if goal is not None else None,
+    )
+    answer = result.answer
+    return Response(
+        content=answer.text,
+        metadata=meta,
+        thinking=answer.thinking,
+        output=_output(result, prepared),
+        tool_calls=answer.tool_calls,
+        tool_results=result.tool_results,
+    )
+
+
+def as_completion(result: TurnDone, prepared: Prepared, *, started: float) -> Completion:
+    """One routed call's result as the user gets it."""
+    answer = result.answer
+    return Completion(
+        content=answer.text,
+        metadata=_metadata(result, started),
+        thinking=answer.thinking,
+        output=_output(result, prepared),
+        tool_calls=answer.tool_calls,
+    )
+
+
+def _output(result: TurnDone, prepared: Prepared) -> Any:
+    if prepared.output is None or result.answer.tool_calls:
+        return None
+    value, fault = parse_answer(prepared, result.answer)
+    if fault:
+        raise BadReply(
+            f"{result.lane.provider}/{result.lane.model}: the answer does not fit {prepared.output.name}: {fault}",
+            provider=result.lane.provider,
+            model=result.lane.model,
+            kind=Kind.PROTOCOL,
+            retryable=True,
+            attempts=result.attempts,
+        )
+    return value
+
+
+def _metadata(result: TurnDone, started: float) -> Metadata:
+    served = [attempt for attempt in result.attempts if attempt.ok]
+    usage = _sum(served)
+    answer, lane = result.answer, result.lane
+    return Metadata(
+        model_used=lane.model,
+        provider=lane.provider,
+        latency_ms=(trio.current_time() - started) * 1000,
+        model_reported=answer.model_reported,
+        tokens_used=usage.total,
+        tokens_total=_sum(result.attempts).total,
+        usage=usage,
+        finish_reason=str(answer.finish),
+        raw_finish_reason=answer.raw_finish,
+        failover=_failed_over(result),
+        attempts=result.attempts,
+        notes=result.notes,
+    )
+
+
+def _sum(attempts: Sequence[Attempt]) -> Usage:
+    total = Usage()
+    for attempt in attempts:
+        total = total + attempt.usage
+    return total
+
+
+def _failed_over(result: TurnDone) -> bool:
+    """Somebody else than the first choice gave the answer: after a failure, or because that one is known to be down."""
+    lane = result.lane
+    after_failure = any(
+        not one.ok and (one.provider, one.model) != (lane.provider, lane.model) for one in result.attempts
+    )
+    return after_failure or lane.model != result.wanted
+
+
+def check_result(result: TurnResult) -> TurnDone:
+    """The value, or the error it holds raised."""
+    if isinstance(result, TurnFailed):
+        raise result.error
+    return result

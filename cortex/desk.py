@@ -1,0 +1,76 @@
+"""Where a turn has its tools run: validated, timed, at most once, in the caller's own world.
+
+A tool's fault is the model's to hear, never the user's: whatever goes wrong comes back as an error text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import attrs
+import trio
+
+from cortex.ledger import Ledger
+from cortex.messages import ToolCall, ToolResult
+from cortex.protocol import Caller
+from cortex.tools import Tool, render, validate
+
+
+@attrs.frozen
+class Desk:
+    """The tools of one turn. `abandoned` is told of each sync tool that outlived its timeout in its thread."""
+
+    tools: Mapping[str, Tool]
+    ledger: Ledger
+    caller: Caller
+    abandoned: Callable[[str], None]
+    prefix: str = ""
+
+    def under(self, prefix: str) -> Desk:
+        """The same desk for a sub-task."""
+        return attrs.evolve(self, prefix=f"{self.prefix}{prefix}/")
+
+    async def run(self, call: ToolCall, key: str) -> ToolResult:
+        """The result of `call`: from the ledger if it ran before, else by running it. Never raises."""
+        key = self.prefix + key
+        row = self.ledger.find(call, key)
+        if row is not None:
+            known = row.result
+            return attrs.evolve(known, call_id=call.id) if known is not None else self._unknown(call)
+        tool = self.tools.get(call.name)
+        if tool is None:
+            names = ", ".join(sorted(self.tools)) or "none"
+            return _error(call, f"there is no tool {call.name!r}; the tools are: {names}")
+        arguments = validate(tool, call.arguments)
+        if isinstance(arguments, str):
+            return _error(call, arguments)
+        self.ledger.begin(call, key)
+        result: ToolResult | None = None
+        try:
+            result = await self._call(tool, arguments, call)
+        finally:
+            self.ledger.end(key, result)
+        return result if result is not None else self._timed_out(tool, call)
+
+    async def _call(self, tool: Tool, arguments: Mapping[str, object], call: ToolCall) -> ToolResult | None:
+        """None: it did not end in time, and nobody knows what it did."""
+        with trio.move_on_after(tool.timeout):
+            try:
+                value = await self.caller.run(tool.fn, arguments, is_async=tool.is_async)
+            except Exception as error:
+                return _error(call, f"{type(error).__name__}: {error}")
+            return ToolResult(call.id, call.name, render(value))
+        return None
+
+    def _timed_out(self, tool: Tool, call: ToolCall) -> ToolResult:
+        if not tool.is_async:
+            self.abandoned(tool.name)
+        return _error(call, f"no result within {tool.timeout:g} s; whether it had its effect is unknown")
+
+    @staticmethod
+    def _unknown(call: ToolCall) -> ToolResult:
+        return _error(call, "this call was begun before and did not end; whether it had its effect is unknown")
+
+
+def _error(call: ToolCall, text: str) -> ToolResult:
+    return ToolResult(call.id, call.name, text[:2000], is_error=True)

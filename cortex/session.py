@@ -1,0 +1,343 @@
+"""A session: one conversation, turn by turn.
+
+A turn is atomic: history gains it when it ends. A failed or cancelled turn leaves history as it was; the results of
+tools that ran stay in the turn's ledger and are used again when the same message is run with `retry=True`. Turns of
+one session run one after the other, in the order they were asked for, whichever loop or thread asks.
+
+A session has no task and no entry in the engine: dropping it is closing it.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+import attrs
+import trio
+
+from cortex import checks, inputs
+from cortex.calls import CallOptions, Prepared, as_response, outcome_of, parse_answer, prepare, repair_request
+from cortex.config import private
+from cortex.desk import Desk
+from cortex.errors import ConfigError, CortexError, EngineClosed, SessionBusy
+from cortex.events import ToolResultsDropped, wall_clock
+from cortex.goals import Goal
+from cortex.ledger import Ledger
+from cortex.messages import Message
+from cortex.protocol import Caller, Sink, Turn, TurnDone, TurnFailed, TurnResult
+from cortex.results import Chunk, Response
+from cortex.stats import DualProcessStats
+from cortex.streams import Stream, SyncStream
+from cortex.tools import spec
+from cortex.tree import Tree
+from cortex.triage import Decision, decide
+from cortex.weights import render
+
+if TYPE_CHECKING:
+    from cortex.agent import Agent
+
+System = Literal[1, 2]
+
+_under_way: contextvars.ContextVar[frozenset[int]] = contextvars.ContextVar("cortex_turns", default=frozenset())
+"""The sessions whose turns this code runs inside of: it is set for tools, wherever they run."""
+
+
+@attrs.frozen
+class _Input:
+    """One validated `run`."""
+
+    message: Message
+    retry: bool
+    prepared: Prepared
+
+    @property
+    def forced(self) -> System | None:
+        return self.prepared.system
+
+
+class Session:
+    """One conversation with an agent. Made by `agent.start_session`."""
+
+    def __init__(self, agent: Agent, user_id: str, session_id: str) -> None:
+        self.agent = agent
+        self.user_id = user_id
+        self.session_id = session_id
+        self._engine = agent.engine
+        self._lock = trio.Lock()
+        self._history: tuple[Message, ...] = ()
+        self._stats = DualProcessStats()
+        self._weights = agent.weights
+        self._goal = Goal()
+        self._failed: tuple[Message, Ledger] | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Session {self.session_id} of {self.agent.name}: {len(self._history)} messages>"
+
+    # ---- running turns
+
+    async def run(
+        self, message: str | Message, *, system: System | None = None, retry: bool = False, **call: Unpack[CallOptions]
+    ) -> Response:
+        """Run one turn and give its answer.
+
+        `system` forces System 1 (the worker's model answers) or 2 (the orchestrator's, which may delegate); None lets
+        triage decide. `retry` uses the results of tools that ran in a failed turn of this very message.
+        Options: `model`, `output_type`, `images`, `temperature`, `max_tokens`, `timeout` (seconds), `extra`.
+
+        Raises ConfigError for bad input, a ProviderError that says who failed and why, DeadlineExceeded, QueueFull,
+        SessionBusy from inside this session's own turn, EngineClosed.
+        """
+        given = self._validated(message, system, retry, call)
+        return await self._engine.host.call(lambda tree, caller: self._turn(tree, caller, given, None))
+
+    def run_sync(
+        self, message: str | Message, *, system: System | None = None, retry: bool = False, **call: Unpack[CallOptions]
+    ) -> Response:
+        """`run` for plain threads. Inside a running event loop it is a ConfigError: await `run` there."""
+        given = self._validated(message, system, retry, call)
+        return self._engine.host.call_sync(lambda tree, caller: self._turn(tree, caller, given, None), "run")
+
+    def run_stream(
+        self, message: str | Message, *, system: System | None = None, retry: bool = False, **call: Unpack[CallOptions]
+    ) -> Stream:
+        """`run` as a stream of chunks; the turn begins with the first one asked for. The last chunk is `final`."""
+        given = self._validated(message, system, retry, call)
+        return Stream(lambda: self._engine.host.stream(self._streamed(given)))
+
+    def run_stream_sync(
+        self, message: str | Message, *, system: System | None = None, retry: bool = False, **call: Unpack[CallOptions]
+    ) -> SyncStream:
+        """`run_stream` for plain threads."""
+        given = self._validated(message, system, retry, call)
+        return SyncStream(lambda: self._engine.host.stream_sync(self._streamed(given), "run_stream"))
+
+    def _validated(self, message: object, system: object, retry: object, call: CallOptions) -> _Input:
+        if self._closed:
+            raise EngineClosed(f"session {self.session_id} is closed; start a new one")
+        if not isinstance(retry, bool):
+            raise ConfigError(f"retry: must be True or False, not {checks.kind(retry)}")
+        prepared = prepare(call, whole_turn=True, system=system)
+        if prepared.model is not None:
+            self._engine.chain("worker", prepared.model)  # an unknown model is an error of this very line
+        return _Input(inputs.message(message, images=call.get("images", ())), retry, prepared)
+
+    def _streamed(self, given: _Input) -> Callable[[Tree, Caller, Sink], Any]:
+        async def work(tree: Tree, caller: Caller, sink: Sink) -> None:
+            response = await self._turn(tree, caller, given, sink)
+            await sink.send(Chunk("final", response=response))
+
+        return work
+
+    # ---- one turn, where the engine lives
+
+    async def _turn(self, tree: Tree, caller: Caller, given: _Input, sink: Sink | None) -> Response:
+        running = _under_way.get()
+        if id(self) in running:
+            raise SessionBusy(
+                f"session {self.session_id}: run was called from inside its own turn; use another session"
+            )
+        started = trio.current_time()
+        limit = given.prepared.timeout
+        deadline = started + (limit if limit is not None else tree.policy.turn_timeout)
+        async with tree.gate.pass_through(self._lock, deadline):
+            token = _under_way.set(running | {id(self)})
+            try:
+                return await self._served(tree, caller, given, sink, started, deadline)
+            finally:
+                _under_way.reset(token)
+
+    async def _served(
+        self, tree: Tree, caller: Caller, given: _Input, sink: Sink | None, started: float, deadline: float
+    ) -> Response:
+        ledger = self._ledger_for(given, tree)
+        decision = self._triage(given)
+        desk = Desk(self.agent.tools, ledger, caller, tree.abandoned)
+        whole = False
+        try:
+            result, system = await self._answered(tree, caller, given, sink, deadline, desk, decision)
+            if isinstance(result, TurnFailed):
+                raise result.error
+            goal = result.goal if self.agent.goal_tracking else None
+            response = as_response(result, given.prepared, started=started, system=system, goal=goal)
+            whole = True
+        finally:
+            # Failed or cancelled: what tools did is done, whether or not there is an answer.
+            if not whole and ledger.rows:
+                self._failed = (given.message, ledger)
+        self._commit(given, result, decision, system)
+        return response
+
+    def _triage(self, given: _Input) -> Decision:
+        return decide(
+            given.message.text,
+            history_len=len(self._history),
+            weights=self._weights,
+            private=private(self._engine.settings),
+            forced=given.forced,
+        )
+
+    async def _answered(
+        self,
+        tree: Tree,
+        caller: Caller,
+        given: _Input,
+        sink: Sink | None,
+        deadline: float,
+        desk: Desk,
+        decision: Decision,
+    ) -> tuple[TurnResult, System]:
+        """Ask the role that triage chose; a failed or empty System 1 turn escalates once, unless something was shown."""
+        first = self._turn_for(decision.system, given, sink, deadline, desk, caller)
+        result = await outcome_of(tree, decision.system, first)
+        if decision.system == 1 and self._should_escalate(result, given):
+            second = self._turn_for(2, given, sink, deadline, desk, caller)
+            spent = result.attempts
+            result = await outcome_of(tree, 2, second)
+            return attrs.evolve(result, attempts=(*spent, *result.attempts)), 2
+        if given.prepared.output is not None and isinstance(result, TurnDone) and sink is None:
+            result = await self._repaired(tree, decision.system, first, given, result)
+        return result, decision.system
+
+    def _should_escalate(self, result: TurnResult, given: _Input) -> bool:
+        """Not where the caller chose, not out of a zone, and not when the other role could only ask the same lanes."""
+        if given.forced is not None or private(self._engine.settings) or given.prepared.model is not None:
+            return False
+        if isinstance(result, TurnDone):
+            return not result.answer.text.strip() and not result.answer.tool_calls
+        if result.shown or not isinstance(result.error, CortexError):
+            return False
+        asked = {(attempt.provider, attempt.model) for attempt in result.attempts}
+        chain = self._engine.chain("orchestrator", None)
+        fresh = any((lane.provider, lane.model) not in asked for lane in chain.lanes)
+        return fresh and getattr(result.error, "retryable", False)
+
+    async def _repaired(self, tree: Tree, system: System, turn: Turn, given: _Input, result: TurnDone) -> TurnResult:
+        """An answer that does not fit the schema goes back once, with the fault in words."""
+        fault = parse_answer(given.prepared, result.answer)[1]
+        if not fault:
+            return result
+        again = attrs.evolve(turn, request=repair_request(turn.request, result, fault))
+        second = await outcome_of(tree, system, again)
+        if isinstance(second, TurnFailed):
+            return attrs.evolve(second, attempts=(*result.attempts, *second.attempts))
+        return attrs.evolve(
+            second,
+            attempts=(*result.attempts, *second.attempts),
+            transcript=(*result.transcript[:-1], *second.transcript),
+            tool_results=(*result.tool_results, *second.tool_results),
+            steps=result.steps + second.steps,
+            notes=(*result.notes, *second.notes, f"the first answer did not fit the schema: {fault}"),
+        )
+
+    def _turn_for(
+        self, system: System, given: _Input, sink: Sink | None, deadline: float, desk: Desk, caller: Caller
+    ) -> Turn:
+        """The turn as the role gets it. In a private engine System 2 sees this message alone and runs no tools."""
+        engine, prepared = self._engine, given.prepared
+        tools = tuple(spec(tool) for tool in self.agent.tools.values())
+        role: Literal["worker", "orchestrator"] = "worker" if system == 1 else "orchestrator"
+        sealed = system == 2 and private(engine.settings)
+        request = attrs.evolve(
+            prepared.request,
+            system=self._system_prompt(),
+            messages=(given.message,) if sealed else (*self._past(), given.message),
+            tools=() if sealed else tools,
+        )
+        policy = engine.settings.policy
+        turn = Turn(
+            request=request,
+            chain=engine.chain(role, prepared.model),
+            deadline=deadline,
+            call_timeout=engine.call_timeout(role, prepared, stream=sink is not None),
+            caller=caller,
+            desk=attrs.evolve(desk, tools={}) if sealed else desk,
+            sink=sink,
+            goal=self._goal.new_turn(),
+            max_rounds=policy.max_tool_rounds,
+        )
+        if system == 1:
+            return turn
+        template = attrs.evolve(
+            turn,
+            request=attrs.evolve(request, messages=(), tools=tools, output=None),
+            chain=engine.chain("worker", None),
+            call_timeout=engine.call_timeout("worker", prepared, stream=False),
+            desk=desk,
+            sink=None,
+        )
+        return attrs.evolve(turn, delegation=template)
+
+    def _system_prompt(self) -> str:
+        return "\n\n".join(part for part in (self.agent.system_prompt, render(self._weights)) if part)
+
+    def _past(self) -> tuple[Message, ...]:
+        """The history that goes with a turn: whole turns only, so that no tool result stands without its call."""
+        limit = self.agent.history_limit
+        if limit is None or len(self._history) <= limit:
+            return self._history
+        starts = [index for index, message in enumerate(self._history) if message.role == "user"]
+        first = next((index for index in starts if len(self._history) - index <= limit), len(self._history))
+        return self._history[first:]
+
+    # ---- the end of a turn
+
+    def _commit(self, given: _Input, result: TurnDone, decision: Decision, system: System) -> None:
+        self._history = (*self._history, given.message, *result.transcript)
+        self._stats = self._stats.count(system, escalated=system != decision.system)
+        if self.agent.goal_tracking:
+            self._goal = (result.goal or self._goal).named(given.message.text)
+        self._failed = None
+
+    def _ledger_for(self, given: _Input, tree: Tree) -> Ledger:
+        """The ledger of the failed turn when this is its retry, else a new one; what is forgotten is told."""
+        failed, self._failed = self._failed, None
+        if failed is None:
+            return Ledger()
+        if given.retry and failed[0] == given.message:
+            return failed[1]
+        names = tuple(row.name for row in failed[1].rows)
+        tree.hub.emit(ToolResultsDropped(self.session_id, names, wall_clock()))
+        return Ledger()
+
+    # ---- looking
+
+    @property
+    def history(self) -> tuple[Message, ...]:
+        """The messages of all turns that ended, oldest first."""
+        return self._history
+
+    def get_dual_process_stats(self) -> dict[str, Any]:
+        """How many turns each system answered: system1_count, system2_count, system2_ratio, total_decisions,
+        escalations."""
+        return self._stats.as_dict()
+
+    def get_goal_progress(self) -> dict[str, Any]:
+        """The goal and how far it is: goal, progress (None without a plan), steps_done, steps_planned, loop_detected."""
+        return self._goal.as_dict()
+
+    def set_goal(self, goal: str) -> None:
+        """Set the goal by hand; without it the first message is the goal."""
+        self._goal = Goal(text=checks.text("goal", goal))
+
+    def get_weights(self) -> dict[str, float]:
+        """The weights of this session by name."""
+        return self._weights.as_dict()
+
+    def override_weight(self, name: str, value: float) -> None:
+        """Set one weight of this session from the next turn on."""
+        self._weights = self._weights.override(name, value)
+
+    # ---- closing
+
+    async def close(self) -> dict[str, Any]:
+        """End the conversation; gives its stats. Nothing else has to be released."""
+        self._closed = True
+        return {"session_id": self.session_id, "messages": len(self._history), **self.get_dual_process_stats()}
+
+    async def __aenter__(self) -> Session:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()

@@ -1,0 +1,119 @@
+"""What `run_stream` and `stream` give: an iterator of chunks, async or plain.
+
+Classes with `__anext__` and not generators: a stream that is dropped half-way posts its own cancel, and no scope is
+ever left open around a yield. Whoever keeps the object uses it as a context manager.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+
+from cortex.errors import CortexError
+from cortex.host import Feed
+from cortex.results import Chunk, Completion
+
+
+class _Base:
+    """What both kinds share: the feed is opened by the first use."""
+
+    def __init__(self, open_feed: Callable[[], Feed]) -> None:
+        self._open = open_feed
+        self._feed: Feed | None = None
+        self._response: Completion | None = None
+        self._over = False
+
+    @property
+    def response(self) -> Completion:
+        """The whole answer with its metadata, once the stream is over."""
+        if self._response is None:
+            raise CortexError("the stream is not over yet: read it to its end first")
+        return self._response
+
+    def _started(self) -> Feed:
+        if self._feed is None:
+            self._feed = self._open()
+        return self._feed
+
+    def _seen(self, chunk: Chunk | None) -> Chunk | None:
+        if chunk is None:
+            self._over = True
+        elif chunk.response is not None:
+            self._response = chunk.response
+        return chunk
+
+    def __del__(self) -> None:
+        if self._feed is not None and not self._over:
+            self._feed.drop()
+
+    def __repr__(self) -> str:
+        state = "over" if self._over else "running" if self._feed is not None else "not begun"
+        return f"<{type(self).__name__} {state}>"
+
+
+class Stream(_Base):
+    """Chunks as they come: `async for chunk in stream`, or first `async with stream`."""
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        if self._over:
+            raise StopAsyncIteration
+        try:
+            chunk = self._seen(await self._started().take())
+        except Exception:
+            self._over = True
+            raise
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
+
+    async def aclose(self) -> None:
+        """Cancel what is under way and wait until its socket is closed. May be called twice."""
+        over, self._over = self._over, True
+        if self._feed is not None and not over:
+            await self._feed.close()
+
+    async def __aenter__(self) -> Stream:
+        self._started()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+class SyncStream(_Base):
+    """Chunks as they come, for plain threads: `for chunk in stream`, `close()`, or `with stream`."""
+
+    def __iter__(self) -> SyncStream:
+        return self
+
+    def __next__(self) -> Chunk:
+        if self._over:
+            raise StopIteration
+        try:
+            chunk = self._seen(self._started().take_sync())
+        except Exception:
+            self._over = True
+            raise
+        if chunk is None:
+            raise StopIteration
+        return chunk
+
+    def close(self) -> None:
+        """Cancel what is under way and wait until its socket is closed. May be called twice."""
+        over, self._over = self._over, True
+        if self._feed is not None and not over:
+            self._feed.close_sync()
+
+    def __enter__(self) -> SyncStream:
+        self._started()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,236 @@
+"""The supervision tree of one engine, on one page: who is whose child, and who gets whose ref.
+
+    root
+      providers          a supervisor with no code of ours: one actor per configured provider, restarted one by one
+      router             who may serve; starts, watches and restarts the providers; told of their health by them
+      worker             System 1; knows the router
+      orchestrator       System 2; knows the router and the worker
+      porter             carries calls in from other loops, each in a task of its own
+
+Asks go one way: porter (or the caller's own task) -> worker | orchestrator -> router, and -> provider. Nobody asks
+upwards or sideways, so no cycle can exist. Started in this order, stopped in the reverse one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Any, Never
+
+import attrs
+import httpx
+import trio
+
+import actors
+from cortex.attempts import Link
+from cortex.config import ProviderConfig, Settings
+from cortex.errors import DeadlineExceeded, EngineClosed, QueueFull
+from cortex.events import EventHub, FailedOver, wall_clock
+from cortex.host import TOOL_THREADS
+from cortex.orchestrator import Orchestrator
+from cortex.policy import Policy
+from cortex.protocol import Snapshot
+from cortex.provider import Provider
+from cortex.results import Attempt
+from cortex.router import Board, Router
+from cortex.worker import Worker
+
+logger = logging.getLogger("cortex")
+
+FOREVER = actors.Restart(max_restarts=None, cap=30.0)
+"""An engine never gives up for good: its own actors are restarted as long as it lives."""
+
+PROVIDER_RESTARTS = actors.Restart(max_restarts=5, base=0.1, cap=10.0, stable_after=30.0, on_exhausted="stop")
+"""A provider that crashes six times in a row is left out; the router starts it afresh later."""
+
+
+class Gate:
+    """Back-pressure, in one place: so many calls are inside the tree, so many more wait in order, then `QueueFull`."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._slots = trio.Semaphore(policy.max_in_flight)
+        self._max_queue = policy.max_queue
+        self._max_in_flight = policy.max_in_flight
+        self._queue_timeout = policy.queue_timeout
+        self._idle = trio.Event()
+        self.waiting = 0
+        self.inside = 0
+        self.closing = False
+
+    @asynccontextmanager
+    async def pass_through(self, lock: trio.Lock | None, deadline: float) -> AsyncIterator[None]:
+        """Wait for the session's turn, then for a slot; leave both at the end. DeadlineExceeded while waiting."""
+        if self.closing:
+            raise EngineClosed("this engine is closing; construct a new one")
+        await self._enter(lock, deadline)
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
+            self._slots.release()
+            if lock is not None:
+                lock.release()
+            if self.inside == 0:
+                self._idle.set()
+
+    async def _enter(self, lock: trio.Lock | None, deadline: float) -> None:
+        if self._try_enter(lock):
+            return
+        if self.waiting >= self._max_queue:
+            raise QueueFull(
+                f"{self._max_in_flight} calls are running and {self.waiting} are waiting; "
+                "raise max_in_flight or max_queue of the policy, or send less"
+            )
+        self.waiting += 1
+        try:
+            until = deadline
+            if self._queue_timeout is not None:
+                until = min(deadline, trio.current_time() + self._queue_timeout)
+            await self._wait(lock, until)
+        finally:
+            self.waiting -= 1
+
+    def _try_enter(self, lock: trio.Lock | None) -> bool:
+        """At once, without a word to the scheduler, when nobody is before us."""
+        if lock is not None:
+            try:
+                lock.acquire_nowait()
+            except trio.WouldBlock:
+                return False
+        try:
+            self._slots.acquire_nowait()
+        except trio.WouldBlock:
+            if lock is not None:
+                lock.release()
+            return False
+        return True
+
+    async def _wait(self, lock: trio.Lock | None, until: float) -> None:
+        with trio.move_on_at(until):
+            if lock is not None:
+                await lock.acquire()
+            try:
+                await self._slots.acquire()
+            except trio.Cancelled:
+                if lock is not None:
+                    lock.release()
+                raise
+            return
+        raise DeadlineExceeded("the deadline passed while the call waited for its turn; nobody had been asked")
+
+    async def drained(self) -> None:
+        """Close the gate and wait until nobody is inside."""
+        self.closing = True
+        while self.inside or self.waiting:
+            self._idle = trio.Event()
+            await self._idle.wait()
+
+
+class Porter(actors.Actor[Never]):
+    """Carries calls in: a job from another loop becomes a task of this actor, which ends with the tree."""
+
+
+@attrs.define
+class Tree:
+    """A running engine: the refs its doors use."""
+
+    system: actors.System
+    router: actors.ActorRef[Any]
+    worker: actors.ActorRef[Any]
+    orchestrator: actors.ActorRef[Any]
+    gate: Gate
+    board: Board
+    hub: EventHub
+    policy: Policy
+    tool_threads: trio.CapacityLimiter
+    _porters: list[Porter]
+
+    def spawn(self, fn: Callable[[], Awaitable[None]]) -> None:
+        """Run `fn` as a task of this tree, in the present contextvars context."""
+        self._porters[0].ctx.spawn(fn)
+
+    def abandoned(self, tool: str) -> None:
+        """A sync tool outlived its timeout: its thread goes on, nobody waits for it."""
+        logger.warning("tool %s did not end within its timeout; its thread was abandoned", tool)
+
+    async def drain(self) -> None:
+        """Take no more calls and wait for those inside, at most the policy's grace."""
+        with trio.move_on_after(self.policy.grace):
+            await self.gate.drained()
+
+
+@asynccontextmanager
+async def open_tree(
+    settings: Settings, transport: httpx.AsyncBaseTransport | None, board: Board, hub: EventHub
+) -> AsyncIterator[Tree]:
+    """Grow the tree, and take it down in order when the block is left. Constructing it touches no network."""
+    policy = settings.policy
+    async with actors.System("cortex", grace=policy.grace) as system:
+        board.open(trio.lowlevel.current_clock())  # type: ignore[attr-defined]
+        link = _links(policy, hub)
+        providers = await system.start(actors.SupervisorSpec("providers", policy=FOREVER))
+        router = await system.start(
+            _permanent(
+                "router", policy, lambda: Router(settings, board, hub, providers, _provider_spec(policy, transport))
+            )
+        )
+        worker = await system.start(_permanent("worker", policy, lambda: Worker(link(router))))
+        orchestrator = await system.start(
+            _permanent("orchestrator", policy, lambda: Orchestrator(link(router), worker))
+        )
+        porters: list[Porter] = []
+
+        def porter() -> Porter:
+            porters[:] = [Porter()]
+            return porters[0]
+
+        await system.start(_permanent("porter", policy, porter))
+        tree = Tree(
+            system,
+            router,
+            worker,
+            orchestrator,
+            Gate(policy),
+            board,
+            hub,
+            policy,
+            trio.CapacityLimiter(TOOL_THREADS),
+            porters,
+        )
+        try:
+            yield tree
+        finally:
+            tree.gate.closing = True
+            hub.close()
+
+
+def _permanent(name: str, policy: Policy, factory: Callable[[], actors.Actor[Any]]) -> actors.Spec[Any]:
+    # Each call inside has at most one ask open at each of these, so a mailbox of this size is never full.
+    cap = policy.max_in_flight + 64
+    return actors.Spec(factory, name, policy=FOREVER, mailbox=actors.Mailbox(cap=cap))
+
+
+def _provider_spec(
+    policy: Policy, transport: httpx.AsyncBaseTransport | None
+) -> Callable[[ProviderConfig, actors.ActorRef[Any], Snapshot | None], actors.Spec[Any]]:
+    def spec(config: ProviderConfig, router: actors.ActorRef[Any], last: Snapshot | None) -> actors.Spec[Any]:
+        return actors.Spec(
+            lambda: Provider(config, policy, router, transport, last),
+            f"provider:{config.name}",
+            policy=PROVIDER_RESTARTS,
+            mailbox=actors.Mailbox(cap=policy.max_in_flight + 64),
+            asks_while_down="fail",
+        )
+
+    return spec
+
+
+def _links(policy: Policy, hub: EventHub) -> Callable[[actors.ActorRef[Any]], Link]:
+    def failed_over(attempt: Attempt) -> None:
+        logger.info("failover to %s/%s: %s", attempt.provider, attempt.model, attempt.outcome)
+        hub.emit(FailedOver(attempt.provider, attempt.model, attempt.outcome, wall_clock()))
+
+    return lambda router: Link(router, policy, Random(), failed_over)

@@ -1,0 +1,138 @@
+"""One turn: model calls and tool rounds until the model is done. Both roles play it; the orchestrator adds a tool.
+
+Tools run only after the terminal event of a whole answer. Every model call of the turn may be served by another
+provider: what was done so far stands in the neutral transcript.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+import attrs
+import trio
+
+from cortex.attempts import Link, Routed, Unserved, route
+from cortex.errors import DeadlineExceeded
+from cortex.goals import Goal
+from cortex.messages import Answer, Finish, Message, Request, Text, ToolCall, ToolResult
+from cortex.protocol import Turn, TurnDone, TurnFailed, TurnResult
+from cortex.results import Attempt, Chunk
+from cortex.routing import Lane
+
+OwnTool = Callable[[ToolCall, str], Awaitable[ToolResult]]
+"""A tool the role itself answers, not the user."""
+
+
+@attrs.define
+class _Play:
+    """The state of one turn."""
+
+    link: Link
+    turn: Turn
+    own_tools: Mapping[str, OwnTool]
+    transcript: list[Message] = attrs.field(factory=list)
+    results: list[ToolResult] = attrs.field(factory=list)
+    attempts: list[Attempt] = attrs.field(factory=list)
+    notes: list[str] = attrs.field(factory=list)
+    steps: int = 0
+    shown: bool = False
+    goal: Goal = attrs.field(factory=Goal)
+
+    async def run(self) -> TurnResult:
+        while True:
+            routed = await self._call()
+            if isinstance(routed, Unserved):
+                return TurnFailed(routed.error, tuple(self.attempts), shown=self.shown or routed.shown)
+            answer = routed.answer
+            self.shown = self.shown or bool(answer.text)
+            self.transcript.append(Message("assistant", answer.parts or (Text(""),)))
+            if not self._wants_tools(answer):
+                return self._done(answer, routed.lane)
+            self.goal = self.goal.called(answer.tool_calls)
+            if self.goal.loop_detected:
+                return self._stopped(answer, routed.lane, "the model made the same tool call three times in a row")
+            if self.steps > self.turn.max_rounds:
+                return self._stopped(answer, routed.lane, f"the turn used up its {self.turn.max_rounds} tool rounds")
+            await self._run_tools(answer.tool_calls)
+
+    async def _call(self) -> Routed | Unserved:
+        self.steps += 1
+        turn = self.turn
+        request: Request = attrs.evolve(
+            turn.request, messages=(*turn.request.messages, *self.transcript), stream=turn.sink is not None
+        )
+        deadline = min(turn.deadline, trio.current_time() + turn.call_timeout)
+        routed = await route(self.link, request, turn.chain, deadline=deadline, caller=turn.caller, sink=turn.sink)
+        self.attempts.extend(routed.attempts)
+        if isinstance(routed, Routed):
+            self.notes.extend(note for note in routed.notes if note not in self.notes)
+        return routed
+
+    def _wants_tools(self, answer: Answer) -> bool:
+        """An answer cut off by its length may hold half a call: no tool is run on half a word."""
+        if not answer.tool_calls or answer.finish is Finish.LENGTH:
+            return False
+        return self.turn.desk is not None
+
+    async def _run_tools(self, calls: tuple[ToolCall, ...]) -> None:
+        """Side by side, results in the order of the calls."""
+        slots: list[ToolResult | None] = [None] * len(calls)
+
+        async def run_one(index: int, call: ToolCall) -> None:
+            key = f"{self.steps}.{index}"
+            own = self.own_tools.get(call.name)
+            assert self.turn.desk is not None
+            slots[index] = await (own(call, key) if own is not None else self.turn.desk.run(call, key))
+
+        for call in calls:
+            await self._show(Chunk("tool_call", tool_call=call))
+        async with trio.open_nursery() as nursery:
+            for index, call in enumerate(calls):
+                nursery.start_soon(run_one, index, call)
+        results = [result for result in slots if result is not None]
+        for result in results:
+            await self._show(Chunk("tool_result", tool_result=result))
+        self.results.extend(results)
+        self.transcript.append(Message("tool", tuple(results)))
+
+    async def _show(self, chunk: Chunk) -> None:
+        if self.turn.sink is not None:
+            self.shown = True
+            await self.turn.sink.send(chunk)
+
+    def _done(self, answer: Answer, lane: Lane) -> TurnDone:
+        return TurnDone(
+            answer=answer,
+            lane=lane,
+            wanted=self.turn.chain.tiers[0][0].model,
+            attempts=tuple(self.attempts),
+            transcript=tuple(self.transcript),
+            tool_results=tuple(self.results),
+            steps=self.steps,
+            goal=self.goal,
+            notes=tuple(self.notes),
+        )
+
+    def _stopped(self, answer: Answer, lane: Lane, why: str) -> TurnDone:
+        """An end that is not the model's: each call that was not run is answered, so the history stays whole."""
+        refused = tuple(ToolResult(call.id, call.name, f"not run: {why}", is_error=True) for call in answer.tool_calls)
+        self.transcript.append(Message("tool", refused))
+        note = f"stopped: {why}"
+        self.transcript.append(Message("assistant", (Text(note),)))
+        self.notes.append(note)
+        return self._done(attrs.evolve(answer, finish=Finish.TOOL_CALLS), lane)
+
+
+async def play(link: Link, turn: Turn, own_tools: Mapping[str, OwnTool] | None = None) -> TurnResult:
+    """Play `turn` to its end. Expected failures are values; the deadline of the turn bounds everything in it."""
+    played = _Play(link, turn, own_tools or {}, goal=turn.goal or Goal())
+    result: TurnResult | None = None
+    with trio.move_on_at(turn.deadline):
+        result = await played.run()
+    if result is None:
+        done = "; ".join(str(one) for one in played.attempts) or "no model had answered"
+        text = f"the turn's deadline passed in step {played.steps} (its tools included): {done}"
+        result = TurnFailed(
+            DeadlineExceeded(text, attempts=played.attempts), tuple(played.attempts), shown=played.shown
+        )
+    return result
