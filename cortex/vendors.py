@@ -143,7 +143,7 @@ def provider(name: str, config: object, env: Mapping[str, str]) -> ProviderConfi
     kind = _kind(field, name, given)
     _known_keys(field, kind, given)
     options = _options(field, kind, given)
-    base_url = _base_url(field, name, kind, given, env)
+    base_url = _base_url(field, name, kind, given, options, env)
     api_key, key_env = _api_key(field, name, kind, given, env)
     models = _models(f"{field}.models", given.get("models"))
     zone = given.get("zone")
@@ -247,19 +247,16 @@ def _variable(field: str, given: Mapping[Any, Any]) -> str:
 # ---------------------------------------------------------------------------------------------------- its address
 
 
-def _base_url(field: str, name: str, kind: str, given: Mapping[str, Any], env: Mapping[str, str]) -> str:
+def _base_url(
+    field: str, name: str, kind: str, given: Mapping[str, Any], options: Mapping[str, Any], env: Mapping[str, str]
+) -> str:
     field = f"{field}.base_url"
     if "base_url" in given:
         return url(field, given["base_url"])
     if name not in ALIASES:
         raise ConfigError(f"{field}: is missing; a provider with a name of its own needs one")
     if _is_vertex(kind, given):
-        location = given.get("location", "global")
-        return (
-            "https://aiplatform.googleapis.com"
-            if location == "global"
-            else f"https://{location}-aiplatform.googleapis.com"
-        )
+        return _vertex_url(options)
     vendor = VENDORS[kind]
     variable = vendor.url_env if name != "vllm" else None
     if variable and env.get(variable):
@@ -269,6 +266,13 @@ def _base_url(field: str, name: str, kind: str, given: Mapping[str, Any], env: M
         return vendor.base_url
     example = "http://localhost:11434/v1" if kind == "local" else "https://my-resource.openai.azure.com"
     raise ConfigError(f"{field}: is missing; pass e.g. {example}{f', or set {variable}' if variable else ''}")
+
+
+def _vertex_url(options: Mapping[str, Any]) -> str:
+    """Where a project's models live: https://cloud.google.com/vertex-ai/docs/reference/rest"""
+    project, location = options["project"], options.get("location", "global")
+    host = "aiplatform.googleapis.com" if location == "global" else f"{location}-aiplatform.googleapis.com"
+    return f"https://{host}/v1/projects/{project}/locations/{location}/publishers/google"
 
 
 def url(field: str, value: object) -> str:
@@ -439,9 +443,9 @@ def _options(field: str, kind: str, given: Mapping[str, Any]) -> Mapping[str, An
             if name == "thinking_budget"
             else checks.text(f"{field}.{name}", value)
         )
-    location = options.get("location")
-    if location is not None and "project" not in options:
+    if "location" in options and "project" not in options:
         raise ConfigError(f"{field}.location: needs `project` beside it")
-    if location is not None and not location.replace("-", "").isalnum():  # it becomes part of the host's name
-        raise ConfigError(f"{field}.location: must be a region such as europe-west4, or global")
+    for name in ("project", "location"):  # they become part of an address, or of a header
+        if not options.get(name, "x").replace("-", "").replace("_", "").isalnum():
+            raise ConfigError(f"{field}.{name}: may only hold letters, digits, - and _")
     return MappingProxyType(options)
