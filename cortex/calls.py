@@ -15,7 +15,7 @@ from cortex.goals import Goal
 from cortex.messages import Answer, Kind, Message, OutputSchema, Request, Text, Usage
 from cortex.protocol import Turn, TurnDone, TurnFailed, TurnResult
 from cortex.results import Attempt, Completion, Metadata, Response
-from cortex.tools import parse_output, schema_of
+from cortex.schemas import parse_output, schema_of
 from cortex.tree import Tree
 
 Role = Literal["worker", "orchestrator"]

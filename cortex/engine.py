@@ -87,6 +87,8 @@ class Engine:
             policy=policy,
             env=os.environ,
         )
+        self.private = config.private(self.settings)
+        """Whether the worker's zone is the more trusted: then System 2 is only the caller's choice."""
         self._board = Board(self.settings)
         self._hub = EventHub()
         self._chains: dict[tuple[Role, str | None], Chain] = {}
@@ -137,7 +139,7 @@ class Engine:
             system_prompt,
             toolbox(tools),
             goal_tracking,
-            _weights(weight_config),
+            WeightConfig.of(weight_config),
             checks.whole("history_limit", history_limit) if history_limit is not None else None,
         )
 
@@ -312,11 +314,3 @@ async def _tell(ref: actors.ActorRef[Any], message: Any) -> None:
             return await ref.ask(message)
         except actors.Unavailable as error:
             await trio.sleep(error.retry_in)
-
-
-def _weights(given: WeightConfig | Mapping[str, float] | None) -> WeightConfig:
-    if given is None or isinstance(given, WeightConfig):
-        return given or WeightConfig()
-    fields = checks.mapping("weight_config", given, example='{"verbosity": 0.2}')
-    checks.known_keys("weight_config", fields, [field.name for field in attrs.fields(WeightConfig)])
-    return WeightConfig(**fields)

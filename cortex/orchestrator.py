@@ -96,8 +96,8 @@ class _Delegation:
         match result:
             case TurnDone(answer=answer):
                 return {"answer": answer.text}
-            case TurnFailed(error=error):
-                return {"error": str(error)}
+            case TurnFailed(error=why):
+                return {"error": str(why)}
 
     def accounted(self, result: TurnResult) -> TurnResult:
         """The turn's trail with that of its sub-tasks: every token that was paid for is in it."""

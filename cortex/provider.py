@@ -49,6 +49,9 @@ PROBE_SECONDS = 5.0
 KEEPALIVE_SECONDS = 5.0
 
 
+_DISABLING = frozenset({Cls.AUTH, Cls.BILLING, Cls.CONFIG})
+
+
 class PoisonedError(Exception):
     """Raised on purpose: too many faults of our own."""
 
@@ -320,7 +323,8 @@ class Provider(actors.Actor[Call | Publish | ProviderRecheck | ProviderSwitch]):
             self._budget = budgets.settle(self._budget, now, ok=outcome.ok)
         elif outcome.ok:
             self._budget = budgets.earn(self._budget, now)
-        self._probe_wanted.set()
+        if outcome.cls in _DISABLING:
+            self._probe_wanted.set()
         self._publish()
         if outcome.cls is Cls.LOCAL and not harmless:
             self._note_fault(now, failure)

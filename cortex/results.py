@@ -26,7 +26,7 @@ class Attempt:
     waited: float = 0.0
     first_token: float | None = None
     duration: float = 0.0
-    usage: Usage = Usage()
+    usage: Usage = attrs.field(factory=Usage)
     request_id: str | None = None
     reason: str = ""
 
@@ -56,7 +56,7 @@ class Metadata:
     model_reported: str | None = None
     tokens_used: int = 0
     tokens_total: int = 0
-    usage: Usage = Usage()
+    usage: Usage = attrs.field(factory=Usage)
     cost_usd: float | None = None
     finish_reason: str = "stop"
     raw_finish_reason: str | None = None

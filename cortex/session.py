@@ -18,7 +18,6 @@ import trio
 
 from cortex import checks, inputs
 from cortex.calls import CallOptions, Prepared, as_response, outcome_of, parse_answer, prepare, repair_request
-from cortex.config import private
 from cortex.desk import Desk
 from cortex.errors import ConfigError, CortexError, EngineClosed, SessionBusy
 from cortex.events import ToolResultsDropped, wall_clock
@@ -174,7 +173,7 @@ class Session:
             given.message.text,
             history_len=len(self._history),
             weights=self._weights,
-            private=private(self._engine.settings),
+            private=self._engine.private,
             forced=given.forced,
         )
 
@@ -202,7 +201,7 @@ class Session:
 
     def _should_escalate(self, result: TurnResult, given: _Input) -> bool:
         """Not where the caller chose, not out of a zone, and not when the other role could only ask the same lanes."""
-        if given.forced is not None or private(self._engine.settings) or given.prepared.model is not None:
+        if given.forced is not None or self._engine.private or given.prepared.model is not None:
             return False
         if isinstance(result, TurnDone):
             return not result.answer.text.strip() and not result.answer.tool_calls
@@ -238,7 +237,7 @@ class Session:
         engine, prepared = self._engine, given.prepared
         tools = tuple(spec(tool) for tool in self.agent.tools.values())
         role: Literal["worker", "orchestrator"] = "worker" if system == 1 else "orchestrator"
-        sealed = system == 2 and private(engine.settings)
+        sealed = system == 2 and engine.private
         request = attrs.evolve(
             prepared.request,
             system=self._system_prompt(),
@@ -254,7 +253,7 @@ class Session:
             caller=caller,
             desk=attrs.evolve(desk, tools={}) if sealed else desk,
             sink=sink,
-            goal=self._goal.new_turn(),
+            goal=self._goal.heard(given.message.text),
             max_rounds=policy.max_tool_rounds,
         )
         if system == 1:
@@ -285,9 +284,11 @@ class Session:
 
     def _commit(self, given: _Input, result: TurnDone, decision: Decision, system: System) -> None:
         self._history = (*self._history, given.message, *result.transcript)
-        self._stats = self._stats.count(system, escalated=system != decision.system)
-        if self.agent.goal_tracking:
-            self._goal = (result.goal or self._goal).named(given.message.text)
+        self._stats = self._stats.count(system)
+        if system != decision.system:
+            self._stats = self._stats.escalated()
+        if self.agent.goal_tracking and result.goal is not None:
+            self._goal = result.goal
         self._failed = None
 
     def _ledger_for(self, given: _Input, tree: Tree) -> Ledger:
@@ -314,7 +315,7 @@ class Session:
         return self._stats.as_dict()
 
     def get_goal_progress(self) -> dict[str, Any]:
-        """The goal and how far it is: goal, progress (None without a plan), steps_done, steps_planned, loop_detected."""
+        """goal, progress (None without a plan), steps_done, steps_planned, loop_detected."""
         return self._goal.as_dict()
 
     def set_goal(self, goal: str) -> None:
@@ -323,7 +324,7 @@ class Session:
 
     def get_weights(self) -> dict[str, float]:
         """The weights of this session by name."""
-        return self._weights.as_dict()
+        return attrs.asdict(self._weights)
 
     def override_weight(self, name: str, value: float) -> None:
         """Set one weight of this session from the next turn on."""

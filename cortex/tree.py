@@ -25,6 +25,7 @@ import trio
 
 import actors
 from cortex.attempts import Link
+from cortex.board import Board
 from cortex.config import ProviderConfig, Settings
 from cortex.errors import DeadlineExceeded, EngineClosed, QueueFull
 from cortex.events import EventHub, FailedOver, wall_clock
@@ -34,7 +35,7 @@ from cortex.policy import Policy
 from cortex.protocol import Snapshot
 from cortex.provider import Provider
 from cortex.results import Attempt
-from cortex.router import Board, Router
+from cortex.router import Router
 from cortex.worker import Worker
 
 logger = logging.getLogger("cortex")
@@ -169,7 +170,7 @@ async def open_tree(
     """Grow the tree, and take it down in order when the block is left. Constructing it touches no network."""
     policy = settings.policy
     async with actors.System("cortex", grace=policy.grace) as system:
-        board.open(trio.lowlevel.current_clock())  # type: ignore[attr-defined]
+        board.open(trio.lowlevel.current_clock())
         link = _links(policy, hub)
         providers = await system.start(actors.SupervisorSpec("providers", policy=FOREVER))
         router = await system.start(
