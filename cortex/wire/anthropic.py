@@ -366,7 +366,8 @@ class AnthropicFold(Fold):
 
     def _stop(self, index: Any) -> list[StreamEvent]:
         call = self._open.pop(_key(index), None)
-        return self.draft.finish_call(call) if call else []
+        # Without a text it may be a call without arguments or one that the limit cut off: the stop reason tells.
+        return self.draft.finish_call(call) if call and call.pieces else []
 
     def _end(self) -> list[StreamEvent]:
         if self._raw is None and self.draft.empty:

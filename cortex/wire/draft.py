@@ -58,6 +58,7 @@ class OpenCall:
     id: str = ""
     name: str = ""
     signature: str | None = None
+    place: int = 0  # among the answer's parts
     pieces: list[str] = attrs.field(factory=list)
     call: ToolCall | None = None
 
@@ -111,21 +112,25 @@ class Draft:
 
     def open_call(self, ident: str, name: str, signature: str | None = None) -> OpenCall:
         """A tool call begins."""
-        call = OpenCall(ident, name, signature)
+        call = OpenCall(ident, name, signature, len(self._parts))
         self._parts.append(call)
         return call
 
-    def finish_call(self, call: OpenCall) -> list[StreamEvent]:
-        """A tool call is whole, as far as it will ever be; it is announced if its arguments can be read."""
+    def finish_call(self, call: OpenCall, *, cut: bool = False) -> list[StreamEvent]:
+        """A tool call is whole, as far as it will ever be; it is announced if its arguments can be read.
+
+        `cut`: the answer ran into its limit, so that no text means nothing came, not that there are no arguments.
+        """
         if call.call is not None:
             return []
         whole, arguments = arguments_of(call.raw)
+        if cut and not call.raw.strip():
+            whole, arguments = False, None
         call.call = self._tool_call(call, arguments)
         return [ToolCallReady(call.call)] if whole and call.name else []
 
     def _tool_call(self, call: OpenCall, arguments: object) -> ToolCall:
-        place = next(i for i, part in enumerate(self._parts) if part is call)
-        made_up = "call_" + digest(self.response_id, str(place), call.name, call.raw)[:24]
+        made_up = "call_" + digest(self.response_id, str(call.place), call.name, call.raw)[:24]
         issuer = self.issuer if call.signature else None
         return ToolCall(call.id or made_up, call.name, arguments, clean(call.raw), call.signature, issuer)
 

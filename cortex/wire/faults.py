@@ -235,10 +235,10 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     clock here may be wrong, and is not read.
     """
     millis = _number(headers.get("retry-after-ms", "").strip())
-    if millis is not None:
-        return millis / 1000
     text = headers.get("retry-after", "").strip()
     seconds = _number(text)
+    if millis or (millis is not None and seconds is None):  # Azure sends 0 beside a real number of seconds
+        return millis / 1000
     if seconds is not None:
         return seconds
     then, now = _instant(text), _instant(headers.get("date", ""))

@@ -282,11 +282,12 @@ class GeminiFold(Fold):
         self._partial.add(as_list(function.get("partialArgs")))
         return [*events, Progress()] if function.get("willContinue") is True else events + self._close_call()
 
-    def _close_call(self) -> list[StreamEvent]:
+    def _close_call(self, *, cut: bool = False) -> list[StreamEvent]:
         call, self._open = self._open, None
         if call is None:
             return []
-        call.pieces.append(dumps(self._partial.close()).decode())
+        text = dumps(self._partial.close()).decode()
+        call.pieces.append(text[:-1] if cut else text)  # an object that was never closed
         return self.draft.finish_call(call)
 
     def _end(self, reason: str, message: str) -> list[StreamEvent]:
@@ -294,7 +295,7 @@ class GeminiFold(Fold):
             return self.broken(BROKEN_FINISH[reason], message or f"the answer ended with {reason}", reason)
         if reason == "STOP" and not self._saw_part:
             return self.broken(Kind.PROTOCOL, "the answer ended with STOP and holds nothing", reason)
-        return self._close_call() + self.ended(FINISH.get(reason, Finish.OTHER), reason)
+        return self._close_call(cut=reason != "STOP") + self.ended(FINISH.get(reason, Finish.OTHER), reason)
 
 
 def _usage(usage: dict[str, Any]) -> Usage:

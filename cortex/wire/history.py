@@ -65,7 +65,8 @@ class _Tidier:
         self._issuer = target.issuer
         self._id_of = id_of
         self._used: set[str] = set()
-        self._open: dict[str, ToolCall] = {}  # calls without a result: the id in the history -> the call as we write it
+        # Calls without a result: the id in the history -> the calls as we write them, as one id may stand twice.
+        self._open: dict[str, list[ToolCall]] = {}
         self._results: dict[str, ToolResult] = {}  # for those that have one, by the id as we write it
         self._order: list[ToolCall] = []
         self._turns: list[Turn] = []
@@ -122,7 +123,7 @@ class _Tidier:
         if call.signature and not signature:
             self.notes.append("a tool call's signature of another issuer was left out")
         ours = attrs.evolve(call, id=ident, name=_safe_name(call.name), signature=signature)
-        self._open[call.id] = ours
+        self._open.setdefault(call.id, []).append(ours)
         self._order.append(ours)
         return ours
 
@@ -153,10 +154,11 @@ class _Tidier:
             self._add("user", tuple(rest))
 
     def _result(self, result: ToolResult) -> None:
-        call = self._open.pop(result.call_id, None)
-        if call is None:
+        waiting = self._open.get(result.call_id)
+        if not waiting:
             self.notes.append("a tool result without its call was left out")
             return
+        call = waiting.pop(0)
         content = result.content if result.content.strip() else NO_OUTPUT
         self._results[call.id] = attrs.evolve(result, call_id=call.id, name=call.name, content=content)
 

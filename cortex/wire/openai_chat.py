@@ -31,7 +31,7 @@ from cortex.wire.codec import HttpCall, HttpReply, Target, Wire, get, post
 from cortex.wire.draft import OpenCall, newest
 from cortex.wire.faults import Rules, phrase
 from cortex.wire.history import History, Turn, tidy
-from cortex.wire.openai_rows import Row, host_of, is_strict, row_of
+from cortex.wire.openai_rows import Row, is_azure, is_strict, row_of
 from cortex.wire.stream import Fold, StreamDecoder, decode_with
 from cortex.wire.values import (
     arguments_of,
@@ -143,14 +143,10 @@ def probe(target: Target) -> HttpCall:
     return get(_url(target, "/models"), _auth(target), target)
 
 
-def _is_azure(target: Target) -> bool:
-    return "api_version" in target.options or "/deployments/" in target.base_url or "azure.com" in host_of(target)
-
-
 def _url(target: Target, path: str) -> str:
     """Azure knows three layouts: a deployment's own address, the resource's, and the newer /v1, which is OpenAI's."""
     base = target.base_url
-    if not _is_azure(target):
+    if not is_azure(target):
         return base + path
     version = target.options.get("api_version")
     if base.endswith(("/v1", "/models")):  # the second: Azure AI's inference endpoint
@@ -164,7 +160,7 @@ def _url(target: Target, path: str) -> str:
 
 
 def _auth(target: Target) -> dict[str, str]:
-    if _is_azure(target):
+    if is_azure(target):
         return {"api-key": target.api_key} if target.api_key else {}
     headers = {"authorization": f"Bearer {target.api_key}"} if target.api_key else {}
     for option in ("organization", "project"):
@@ -323,7 +319,7 @@ class OpenAIFold(Fold):
             events += self._fragment({"index": 0, "function": delta["function_call"]})
         if reason := as_text(choice.get("finish_reason")):
             self._raw = reason
-            events += [event for call in self.draft.calls for event in self.draft.finish_call(call)]
+            events += self.finish_calls(FINISH.get(reason, Finish.OTHER))
         return events
 
     def _thinking(self, delta: dict[str, Any]) -> list[StreamEvent]:
@@ -362,13 +358,10 @@ class OpenAIFold(Fold):
         starts_anew = bool(name and ident and current and current.id and ident != current.id)
         if current and not starts_anew and (isinstance(index, int) or not name):
             return current, []
-        # The calls before it are whole, if they look it: only an object that is closed cannot go on.
-        events = [
-            event
-            for call in self.draft.calls
-            if call.raw.rstrip().endswith("}") and arguments_of(call.raw)[0]
-            for event in self.draft.finish_call(call)
-        ]
+        events: list[StreamEvent] = []
+        # The call before it is whole, if it looks it: only an object that is closed cannot go on.
+        if self._last and self._last.raw.rstrip().endswith("}") and arguments_of(self._last.raw)[0]:
+            events = self.draft.finish_call(self._last)
         self._last = self.draft.open_call(ident, name)
         if isinstance(index, int):
             self._calls[index] = self._last

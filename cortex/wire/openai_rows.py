@@ -16,7 +16,7 @@ from cortex.wire.values import as_dict, as_list, id_grammar
 _REASONING = re.compile(r"o[1-9]|gpt-[5-9]")
 # And these of them take no temperature (those from gpt-5.1 on do, as long as they do not reason).
 _FIXED_TEMPERATURE = re.compile(r"o[1-9]|gpt-5(?!-chat|\.)")
-_ANY_ID = id_grammar(r".{1,64}", "call_", 29)  # OpenAI's own limit is 40; its servers send up to 64 themselves
+_ANY_ID = id_grammar(r".{1,64}", "call_", 29)
 
 
 @attrs.frozen
@@ -51,9 +51,11 @@ class Row:
 
 _MISTRAL_ID = id_grammar(r"[a-zA-Z0-9]{9}", "", 9)
 
+_OPENAI_ID = id_grammar(r".{1,40}", "call_", 29)
+
+AZURE = Row("azure.com", names_reasoning_models=True, call_id=_OPENAI_ID)
 ROWS = (
-    Row("api.openai.com", names_reasoning_models=True, call_id=id_grammar(r".{1,40}", "call_", 29)),
-    Row("azure.com", names_reasoning_models=True, call_id=id_grammar(r".{1,40}", "call_", 29)),
+    Row("api.openai.com", names_reasoning_models=True, call_id=_OPENAI_ID),
     # https://docs.mistral.ai/api: usage comes unasked and the option is refused; a call's id has nine characters.
     Row("mistral.ai", stream_usage=False, call_id=_MISTRAL_ID),
     # https://api-docs.deepseek.com/guides/json_mode and .../thinking_mode
@@ -73,8 +75,16 @@ def host_of(target: Target) -> str:
         return ""
 
 
+def is_azure(target: Target) -> bool:
+    """Whether the target speaks Azure's variant: another address, another header for the key."""
+    named = target.options.get("api_version") or "/deployments/" in target.base_url
+    return bool(named) or host_of(target).endswith(".azure.com")
+
+
 def row_of(target: Target) -> Row:
     """The row of the target's server."""
+    if is_azure(target):
+        return AZURE
     host = host_of(target)
     return next((row for row in ROWS if host == row.host or host.endswith("." + row.host)), _OTHER)
 

@@ -40,8 +40,7 @@ class SseDecoder:
 
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
-        self._line: list[bytes] = []  # the pieces of the line that has not ended yet
-        self._line_size = 0
+        self._line = bytearray()  # the line that has not ended yet
         self._data: list[bytes] = []
         self._data_size = 0
         self._name = b""
@@ -60,44 +59,38 @@ class SseDecoder:
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *lines, rest = data.split(b"\n")
         items: list[SseItem] = []
-        for line in lines:
-            self._take_piece(line)
-            items += self._end_line()
+        for piece in lines:
+            self._line += piece
+            line = bytes(self._line)
+            self._line.clear()
+            items += self._take_line(line)
             if items and isinstance(items[-1], SseFault):
                 return items
-        self._take_piece(rest)
-        if self._line_size > self._limit:
-            items.append(self._fault(f"an event is longer than {self._limit} bytes"))
+        self._line += rest
+        if len(self._line) > self._limit:
+            items.append(self._too_long())
         return items
 
     def close(self) -> bool:
         """No more bytes will come. True when an unfinished event was thrown away."""
         self._over = True
-        return bool(self._line_size or self._data)
+        return bool(self._line or self._data)
 
-    def _take_piece(self, piece: bytes) -> None:
-        if piece:
-            self._line.append(piece)
-            self._line_size += len(piece)
-
-    def _end_line(self) -> list[SseItem]:
-        line = b"".join(self._line)
-        self._line.clear()
-        self._line_size = 0
+    def _take_line(self, line: bytes) -> list[SseItem]:
         if self._first_line:
             self._first_line = False
             line = line.removeprefix(_BOM)
         if not line:
             return self._dispatch()
         if len(line) > self._limit:
-            return [self._fault(f"a line is longer than {self._limit} bytes")]
+            return [self._too_long()]
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"data":
             self._data.append(value)
             self._data_size += len(line)
             if self._data_size > self._limit:
-                return [self._fault(f"an event is longer than {self._limit} bytes")]
+                return [self._too_long()]
         elif field == b"event":
             self._name = value
         return []
@@ -113,6 +106,9 @@ class SseDecoder:
             return [SseEvent(name.decode(), data.decode())]
         except UnicodeDecodeError:
             return [self._fault("an event is not UTF-8")]
+
+    def _too_long(self) -> SseFault:
+        return self._fault(f"an event is longer than {self._limit} bytes")
 
     def _fault(self, reason: str) -> SseFault:
         self._over = True

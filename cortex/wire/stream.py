@@ -48,8 +48,13 @@ class Fold(ABC):
 
     def ended(self, finish: Finish, raw: str | None) -> list[StreamEvent]:
         """The answer is whole: what is still open is finished first."""
-        events = [event for call in self.draft.calls for event in self.draft.finish_call(call)]
+        events = self.finish_calls(finish)
         return [*events, Ended(self.draft.answer(finish, raw))]
+
+    def finish_calls(self, finish: Finish) -> list[StreamEvent]:
+        """No more will come of the calls that are still open."""
+        cut = finish is Finish.LENGTH
+        return [event for call in self.draft.calls for event in self.draft.finish_call(call, cut=cut)]
 
     def broken(self, kind: Kind, message: str, code: str | None = None) -> list[StreamEvent]:
         """The answer will not come."""
@@ -94,19 +99,17 @@ class StreamDecoder:
         """No more bytes will come."""
         if self._over:
             return []
-        tail = self._sse.close()
-        if self._body is None:
-            events = self._fold.closed()
-        else:
+        self._over = True
+        if self._body is not None:
             try:
-                events = self._fold.whole(loads(b"".join(self._body)))
+                return self._fold.whole(loads(b"".join(self._body)))
             except ValueError:
-                events = self._fold.broken(Kind.CUT, "the JSON body is not whole")
-        last = events[-1] if events else None
-        if tail and isinstance(last, Broken) and last.failure.kind is Kind.CUT:
+                return self._fold.broken(Kind.CUT, "the JSON body is not whole")
+        events = self._fold.closed()
+        last = events[-1]
+        if self._sse.close() and isinstance(last, Broken):
             failure = attrs.evolve(last.failure, message=f"{last.failure.message}, inside an event")
             events = [*events[:-1], Broken(failure)]
-        self._over = True
         return events
 
     def _events(self, items: list[SseItem]) -> list[StreamEvent]:

@@ -1,0 +1,191 @@
+"""Every recorded reply of a real service, read whole, byte by byte, and cut short.
+
+The expectations came from the vendors' own SDKs. Where this library's neutral values mean something else on purpose
+(input with its cached tokens, output with its thoughts), the expectation is computed from the raw usage here.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from typing import Any
+
+from cortex.messages import Answer, Broken, Ended, Failure, Finish, Kind, TextDelta, ThinkingDelta, ToolCallReady, Usage
+from cortex.wire import WIRES
+from cortex.wire.codec import HttpReply, Target
+
+DIALECTS = {
+    "openai_chat": "openai",
+    "openai_compat": "local",
+    "azure_openai": "azure",
+    "anthropic": "anthropic",
+    "gemini": "gemini",
+}
+KINDS = {  # what each recorded error is
+    "openai_chat/openai-json-error400-01": Kind.BAD_REQUEST,
+    "openai_chat/openai-json-error400-02": Kind.BAD_REQUEST,
+    "openai_chat/openai-json-error400-03": Kind.BAD_REQUEST,
+    "openai_chat/openai-json-error401-01": Kind.CREDENTIAL,
+    "openai_chat/openai-json-error404-02": Kind.MODEL_GONE,
+    "openai_chat/openai-json-error404-03": Kind.MODEL_GONE,
+    "openai_chat/openai-json-error429-02": Kind.QUOTA,
+    "openai_chat/openai-json-error500-01": Kind.TRANSIENT,
+    "openai_chat/openai-json-error503-01": Kind.OVERLOADED,
+    "openai_compat/groq-json-error400-02": Kind.BAD_REQUEST,
+    "openai_compat/groq-json-error404-01": Kind.MODEL_GONE,
+    "openai_compat/groq-json-error404-02": Kind.MODEL_GONE,
+    "openai_compat/litellm-json-error400-01": Kind.CONTEXT,
+    "openai_compat/litellm-json-error400-02": Kind.MODEL_GONE,
+    "openai_compat/litellm-json-error400-03": Kind.BAD_REQUEST,
+    "openai_compat/litellm-json-error429-01": Kind.RATE_LIMIT,
+    "openai_compat/litellm-json-error500-01": Kind.TRANSIENT,
+    "openai_compat/llamacpp-json-error400-03": Kind.CONTEXT,
+    "openai_compat/llamacpp-json-error404-01": Kind.ROUTE_GONE,
+    "openai_compat/mistral-json-error401-01": Kind.CREDENTIAL,
+    "openai_compat/ollama-json-error503-01": Kind.OVERLOADED,
+    "openai_compat/ollama_cloud-json-error400-01": Kind.CONTEXT,
+    "openai_compat/ollama_cloud-json-error401-01": Kind.CREDENTIAL,
+    "openai_compat/openrouter-json-error401-01": Kind.CREDENTIAL,
+    "openai_compat/perplexity-json-error400-01": Kind.CONTEXT,
+    "openai_compat/proxy-json-error502-01": Kind.TRANSIENT,
+    "openai_compat/vllm-json-error400-02": Kind.BAD_REQUEST,
+    "openai_compat/vllm-json-error404-02": Kind.MODEL_GONE,
+    "azure_openai/azure-json-error400-01": Kind.CONTENT,
+    "azure_openai/azure-json-error404-01": Kind.MODEL_GONE,
+    "azure_openai/azure-json-error404-02": Kind.ROUTE_GONE,
+    "azure_openai/azure-json-error429-01": Kind.RATE_LIMIT,
+    "anthropic/anthropic-json-error400-01": Kind.CONTEXT,
+    "anthropic/anthropic-json-error400-02": Kind.BAD_REQUEST,
+    "anthropic/anthropic-json-error404-02": Kind.MODEL_GONE,
+    "anthropic/anthropic-json-error429-01": Kind.RATE_LIMIT,
+    "anthropic/anthropic-json-error529-02": Kind.OVERLOADED,
+    "anthropic/anthropic-sse-stream_error-01": Kind.OVERLOADED,
+    "anthropic/litellm-json-error429-01": Kind.RATE_LIMIT,
+    "anthropic/vllm-json-error400-01": Kind.BAD_REQUEST,
+    "gemini/gemini-json-error400-01": Kind.CREDENTIAL,
+    "gemini/gemini-json-error404-01": Kind.MODEL_GONE,
+    "gemini/gemini-json-error429-01": Kind.RATE_LIMIT,
+    "gemini/gemini-json-error429-02": Kind.OVERLOADED,
+    "gemini/gemini-json-error429-03": Kind.RATE_LIMIT,
+    "gemini/vertex-json-error400-01": Kind.CONTEXT,
+    "gemini/vertex-json-error400-02": Kind.BAD_REQUEST,
+    "gemini/vertex-json-error400-03": Kind.BAD_REQUEST,
+    "gemini/vertex-json-error400-04": Kind.BAD_REQUEST,
+}
+# The SDK saw a success without choices; the body is Azure's content filter, an error under status 200.
+ERROR_IN_200 = {"azure_openai/azure-json-multi_choice_or_none-01": Kind.CONTENT}
+TARGET = Target("p", "https://h/v1", "m", api_key="k-not-a-secret")
+
+
+def is_stream(case: dict[str, Any]) -> bool:
+    return case["stream"] and case["response"]["status"] == 200
+
+
+def result_of(case: dict[str, Any], read: Any) -> Answer | Failure:
+    response, wire = case["response"], WIRES[DIALECTS[case["dialect"]]]
+    body = response["body"].encode()
+    if is_stream(case):
+        verdict = read(wire, [body], TARGET)[-1]
+        return verdict.answer if isinstance(verdict, Ended) else verdict.failure
+    headers = {name.lower(): value for name, value in response["headers"].items()}
+    return wire.decode(HttpReply(response["status"], headers, body), TARGET)
+
+
+def test_what_it_says(case: dict[str, Any], read: Any) -> None:
+    expect, result = case["expect"], result_of(case, read)
+    if expect["error"] or case["id"] in ERROR_IN_200:
+        assert isinstance(result, Failure)
+        assert result.kind is {**KINDS, **ERROR_IN_200}[case["id"]]
+        if expect["error"]:
+            assert result.status in (expect["error"]["status"], None)
+            said = " ".join((expect["error"]["message"] or "").split())
+            assert said.startswith("<html") or " ".join(result.message.split())[:60] == said[:60]
+        return
+    assert isinstance(result, Answer), result
+    assert result.text == expect["text"]
+    assert result.thinking == (expect.get("thinking_text") or "")
+    assert result.raw_finish == (expect["finish_reason"] or expect.get("block_reason"))
+    assert result.model_reported == expect["model"]
+    assert result.usage == expected_usage(case) or expected_usage(case) is None
+    assert_calls(result, case)
+
+
+def assert_calls(result: Answer, case: dict[str, Any]) -> None:
+    expected = case["expect"]["tool_calls"]
+    if any(call.get("partial") for call in expected):  # the SDK gives the pieces; ours are put together
+        assert all(call.name and call.arguments for call in result.tool_calls if call.name != "read_theme")
+        assert len(result.tool_calls) == sum(call["name"] is not None for call in expected)
+        return
+    named = [(call["name"], call["arguments"]) for call in expected]
+    assert [(call.name, call.arguments) for call in result.tool_calls] == named
+    for call, wanted in zip(result.tool_calls, expected, strict=True):
+        assert call.id
+        assert call.id == (wanted["id"] or call.id)
+    if expected and result.raw_finish not in ("length", "MAX_TOKENS", "max_tokens"):
+        assert result.finish is Finish.TOOL_CALLS
+
+
+def expected_usage(case: dict[str, Any]) -> Usage | None:
+    raw, expect = case["expect"].get("usage_raw"), case["expect"]
+    if not raw:
+        return None
+    if case["dialect"] == "anthropic":
+        cached = raw.get("cache_read_input_tokens")
+        known = [raw.get("input_tokens"), cached, raw.get("cache_creation_input_tokens")]
+        thought = (raw.get("output_tokens_details") or {}).get("thinking_tokens")
+        return Usage(sum(n for n in known if n is not None), raw.get("output_tokens"), cached, thought)
+    if case["dialect"] == "gemini":
+        thoughts, said = raw.get("thoughts_token_count"), raw.get("candidates_token_count")
+        output = None if thoughts is None and said is None else (thoughts or 0) + (said or 0)
+        return Usage(raw.get("prompt_token_count"), output, raw.get("cached_content_token_count"), thoughts)
+    reasoning = (raw.get("completion_tokens_details") or {}).get("reasoning_tokens")
+    cached = (raw.get("prompt_tokens_details") or {}).get("cached_tokens", raw.get("prompt_cache_hit_tokens"))
+    output = expect["output_tokens"] + (reasoning if case["provider"] == "xai" else 0)
+    return Usage(expect["input_tokens"], output, cached, reasoning)
+
+
+def test_byte_by_byte_is_the_same(stream: dict[str, Any], read: Any) -> None:
+    wire, body = WIRES[DIALECTS[stream["dialect"]]], stream["response"]["body"].encode()
+    if len(body) > 60_000:
+        body = body[:30_000]
+    assert read(wire, [body[i : i + 1] for i in range(len(body))]) == read(wire, [body])
+
+
+def test_what_is_shown_is_what_the_answer_holds(stream: dict[str, Any], read: Any) -> None:
+    events = read(WIRES[DIALECTS[stream["dialect"]]], [stream["response"]["body"].encode()])
+    answer = events[-1].answer
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == answer.text
+    assert "".join(event.text for event in events if isinstance(event, ThinkingDelta)) == answer.thinking
+    ready = [event.call for event in events if isinstance(event, ToolCallReady)]
+    assert ready == [call for call in answer.tool_calls if call in ready]
+    assert all(call.arguments is None for call in answer.tool_calls if call not in ready)
+
+
+def test_a_cut_is_never_an_answer(stream: dict[str, Any], read: Any) -> None:
+    wire, body = WIRES[DIALECTS[stream["dialect"]]], stream["response"]["body"].encode()
+    whole = read(wire, [body])[-1].answer
+    terminal = terminal_at(stream["dialect"], body)
+    rng = random.Random(stream["id"])
+    for place in [rng.randrange(1, len(body)) for _ in range(20)]:
+        verdict = read(wire, [body[:place]])[-1]
+        if place < terminal:
+            assert isinstance(verdict, Broken), place
+            assert verdict.failure.kind in (Kind.CUT, Kind.PROTOCOL)
+        elif isinstance(verdict, Ended):  # what may still come after it is the usage
+            assert (verdict.answer.parts, verdict.answer.finish) == (whole.parts, whole.finish)
+
+
+def terminal_at(dialect: str, body: bytes) -> int:
+    """Where the event that ends the answer is whole, as found by somebody who knows none of our code."""
+    if body.startswith(b"["):
+        return len(body)
+    if dialect == "anthropic":
+        mark = re.search(rb"event: message_stop", body)
+    elif dialect == "gemini":
+        mark = re.search(rb'"finishReason": ?"', body)
+    else:
+        mark = re.search(rb'"finish_reason": ?"', body) or re.search(rb"data: \[DONE\]", body)
+    assert mark
+    end = re.compile(rb"\r?\n\r?\n").search(body, mark.start())
+    assert end
+    return end.end()
