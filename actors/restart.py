@@ -83,6 +83,8 @@ class Restart:
 
 
 class Phase(StrEnum):
+    """Where a cell stands in its life: STOPPED is final."""
+
     STARTING = "starting"
     RUNNING = "running"
     BACKOFF = "backoff"

@@ -187,7 +187,7 @@ class Session:
         desk: Desk,
         decision: Decision,
     ) -> tuple[TurnResult, System]:
-        """Ask the role that triage chose; a failed or empty System 1 turn escalates once, unless something was shown."""
+        """Ask the role that triage chose. A failed or empty System 1 turn escalates once."""
         first = self._turn_for(decision.system, given, sink, deadline, desk, caller)
         result = await outcome_of(tree, decision.system, first)
         if decision.system == 1 and self._should_escalate(result, given):

@@ -1,0 +1,141 @@
+"""The desk: tools run at most once, validated and timed; their faults are the model's to hear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import trio
+
+from cortex.desk import Desk
+from cortex.ledger import Ledger
+from cortex.messages import ToolCall
+from cortex.tools import Tool, tool, toolbox
+
+
+class Here:
+    """A caller in this very loop."""
+
+    async def run(self, fn: Callable[..., Any], kwargs: Mapping[str, Any], *, is_async: bool) -> Any:
+        return await fn(**kwargs) if is_async else fn(**kwargs)
+
+
+def desk_of(*tools: Any) -> tuple[Desk, list[str]]:
+    abandoned: list[str] = []
+    return Desk(toolbox(tools), Ledger(), Here(), abandoned.append), abandoned
+
+
+def call(name: str, **arguments: Any) -> ToolCall:
+    return ToolCall("c1", name, arguments, "")
+
+
+async def test_a_result_comes_back_as_text_or_json() -> None:
+    def add(a: int, b: int) -> dict[str, int]:
+        """Add."""
+        return {"sum": a + b}
+
+    desk, _ = desk_of(add)
+    result = await desk.run(call("add", a=1, b=2), "1.0")
+    assert (result.content, result.is_error, result.call_id) == ('{"sum": 3}', False, "c1")
+
+
+async def test_the_same_call_at_the_same_place_runs_once() -> None:
+    ran: list[int] = []
+
+    def book(seat: int) -> str:
+        """Book a seat."""
+        ran.append(seat)
+        return "booked"
+
+    desk, _ = desk_of(book)
+    first = await desk.run(call("book", seat=1), "1.0")
+    again = await desk.run(ToolCall("other-id", "book", {"seat": 1}, ""), "1.0")
+    assert ran == [1]
+    assert (first.content, again.content, again.call_id) == ("booked", "booked", "other-id")
+
+
+async def test_a_fault_of_the_tool_is_told_to_the_model() -> None:
+    def fail() -> str:
+        """Fail."""
+        raise LookupError("no such order")
+
+    desk, _ = desk_of(fail)
+    result = await desk.run(call("fail"), "1.0")
+    assert result.is_error
+    assert result.content == "LookupError: no such order"
+
+
+async def test_wrong_arguments_and_unknown_tools_are_told_to_the_model_and_run_nothing() -> None:
+    ran: list[object] = []
+
+    def book(seat: int) -> None:
+        """Book."""
+        ran.append(seat)
+
+    desk, _ = desk_of(book)
+    wrong = await desk.run(call("book", seat="front"), "1.0")
+    unknown = await desk.run(call("fly"), "1.1")
+    assert wrong.is_error
+    assert "seat" in wrong.content
+    assert unknown.is_error
+    assert "book" in unknown.content
+    assert ran == []
+
+
+async def test_a_tool_that_does_not_end_in_time_is_unknown_and_never_run_again(autojump_clock: object) -> None:
+    ran: list[int] = []
+
+    @tool(timeout=2.0)
+    async def slow() -> str:
+        """Slow."""
+        ran.append(1)
+        await trio.sleep(60)
+        return "late"
+
+    desk, abandoned = desk_of(slow)
+    start = trio.current_time()
+    first = await desk.run(call("slow"), "1.0")
+    assert trio.current_time() - start == 2.0
+    assert first.is_error
+    assert "2 s" in first.content
+    again = await desk.run(call("slow"), "1.0")
+    assert again.is_error
+    assert "unknown" in again.content
+    assert ran == [1]
+    assert abandoned == []
+
+
+async def test_a_cancelled_tool_is_unknown(autojump_clock: object) -> None:
+    async def slow() -> str:
+        """Slow."""
+        await trio.sleep(10)
+        return "late"
+
+    desk, _ = desk_of(slow)
+    with trio.move_on_after(1):
+        await desk.run(call("slow"), "1.0")
+    assert [row.state for row in desk.ledger.rows] == ["unknown"]
+
+
+async def test_sub_tasks_have_places_of_their_own() -> None:
+    ran: list[str] = []
+
+    def note(text: str) -> str:
+        """Note."""
+        ran.append(text)
+        return text
+
+    desk, _ = desk_of(note)
+    await desk.under("1.0.0").run(call("note", text="a"), "1.0")
+    await desk.under("1.0.1").run(call("note", text="a"), "1.0")
+    assert ran == ["a", "a"]
+
+
+def test_a_tool_is_still_a_function() -> None:
+    @tool
+    def double(x: int) -> int:
+        """Double."""
+        return 2 * x
+
+    assert isinstance(double, Tool)
+    assert double(2) == 4
