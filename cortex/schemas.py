@@ -116,6 +116,8 @@ def _learn(output_type: Any) -> _Known:
     from pydantic.errors import PydanticUserError
 
     try:
+        if isinstance(output_type, types.FunctionType):  # pydantic would take its parameters for a type
+            raise TypeError("a function is no type")
         adapter: TypeAdapter[Any] = TypeAdapter(adapted(output_type))
         return _Known(adapter, tidy(adapter.json_schema(schema_generator=quiet_generator())))
     except (PydanticUserError, NameError, TypeError, RecursionError) as error:
@@ -272,10 +274,13 @@ def _is_hint(arg: Any) -> bool:
 def _adapted_typed_dict(hint: Any) -> Any:
     from typing_extensions import TypedDict
 
-    fields = {
-        name: (typing.Required if name in hint.__required_keys__ else typing.NotRequired)[adapted(_bare(inner))]
-        for name, inner in typing.get_type_hints(hint, include_extras=True).items()
-    }
+    fields = {}
+    for name, inner in typing.get_type_hints(hint, include_extras=True).items():
+        # The sets of keys miss a mark that stands in a postponed annotation, so the mark itself goes first.
+        required = {typing.Required: True, typing.NotRequired: False}.get(
+            typing.get_origin(inner), name in hint.__required_keys__
+        )
+        fields[name] = (typing.Required if required else typing.NotRequired)[adapted(_bare(inner))]
     return TypedDict(hint.__name__, fields)  # type: ignore[operator]
 
 

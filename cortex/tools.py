@@ -60,8 +60,8 @@ class Tool:
     fn: Callable[..., Any] = attrs.field(repr=False)
     is_async: bool
     timeout: float = TIMEOUT
-    _model: type[BaseModel] = attrs.field(repr=False, kw_only=True)
-    _fields: Mapping[str, str] = attrs.field(repr=False, kw_only=True)
+    _model: type[BaseModel] = attrs.field(repr=False, kw_only=True, alias="model")
+    _fields: Mapping[str, str] = attrs.field(repr=False, kw_only=True, alias="fields")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function itself: nothing is checked."""

@@ -1,0 +1,237 @@
+"""Output types: the schema asked for, and the value an answer becomes."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import typing
+from collections.abc import Sequence
+from typing import Any, Literal, NotRequired
+
+import attrs
+import pydantic
+import pytest
+import typing_extensions
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cortex.errors import ConfigError
+from cortex.schemas import Parsed, adapted, parse_output, schema_of
+
+
+@dataclasses.dataclass
+class Data:
+    name: str
+    born: datetime.date
+
+
+class Typed(typing.TypedDict):
+    name: str
+    born: datetime.date
+
+
+class Extended(typing_extensions.TypedDict):
+    name: str
+    born: datetime.date
+
+
+class Model(pydantic.BaseModel):
+    name: str
+    born: datetime.date
+
+
+@attrs.frozen
+class Attrs:
+    name: str
+    born: datetime.date
+
+
+class Tree(pydantic.BaseModel):
+    title: str
+    children: list[Tree] = []
+
+
+class Value(pydantic.BaseModel):
+    value: int
+
+
+@attrs.frozen
+class Positive:
+    n: int = attrs.field(validator=attrs.validators.gt(0))
+    unit: str = "m"
+    _hidden: int = 1
+
+
+class Loose(typing.TypedDict):
+    n: NotRequired[int]
+    parts: list[Typed]
+
+
+ANN = {"name": "Ann", "born": datetime.date(1990, 1, 2)}
+ANN_TEXT = '{"name": "Ann", "born": "1990-01-02"}'
+
+
+@pytest.mark.parametrize("kind", [Data, Typed, Extended, Model, Attrs])
+def test_every_kind_of_class_gives_the_same_schema_and_its_own_value(kind: Any) -> None:
+    asked = schema_of(kind)
+    assert asked.name == kind.__name__
+    assert asked.schema == {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "born": {"type": "string", "format": "date"}},
+        "required": ["name", "born"],
+        "additionalProperties": False,
+    }
+    parsed = parse_output(kind, ANN_TEXT)
+    assert parsed == Parsed(kind(**ANN))
+    assert parse_output(kind, f"```json\n{ANN_TEXT}\n```\n") == parsed
+
+
+@pytest.mark.parametrize("kind", [Data, Typed, Extended, Model, Attrs])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "not valid JSON"),
+        ("Ann was born", "not valid JSON"),
+        (ANN_TEXT[:-5], "not valid JSON"),
+        ('{"name": "Ann"}', "born"),
+        ('{"name": "Ann", "born": "soon"}', "born"),
+        ("[1]", "it: "),
+    ],
+)
+def test_what_does_not_fit_is_told_in_words(kind: Any, text: str, words: str) -> None:
+    parsed = parse_output(kind, text)
+    assert parsed.value is None
+    assert words in parsed.fault
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (int, 3),
+        (str, "x"),
+        (list[int], [1, 2]),
+        (int | None, None),
+        (Literal["a", "b"], "b"),
+        (list[Attrs], [Attrs(**ANN)]),  # type: ignore[arg-type]
+        (dict[str, Attrs] | None, {"a": Attrs(**ANN)}),  # type: ignore[arg-type]
+        (tuple[int, ...], (1, 2)),
+        (Sequence[Typed], [ANN]),
+    ],
+)
+def test_what_is_no_object_travels_inside_one(kind: Any, value: Any) -> None:
+    asked = schema_of(kind).schema
+    assert asked["type"] == "object"
+    plain = pydantic.TypeAdapter(Any).dump_python(attrs_free(value), mode="json")
+    if list(asked.get("properties", ())) == ["value"]:
+        assert parse_output(kind, json.dumps({"value": plain})) == Parsed(value)
+    assert parse_output(kind, json.dumps(plain)) == Parsed(value)
+
+
+def attrs_free(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [attrs_free(item) for item in value]
+    if isinstance(value, dict):
+        return {key: attrs_free(item) for key, item in value.items()}
+    return attrs.asdict(value) if attrs.has(type(value)) else value
+
+
+def test_a_class_with_a_field_named_value_is_not_taken_for_a_wrapping() -> None:
+    assert parse_output(Value, '{"value": 3}') == Parsed(Value(value=3))
+
+
+def test_a_recursive_type_has_an_object_at_its_root() -> None:
+    asked = schema_of(Tree)
+    assert asked.schema["type"] == "object"
+    assert "title" in asked.schema["properties"]
+    assert parse_output(Tree, '{"title": "a", "children": [{"title": "b"}]}').value.children[0].title == "b"
+
+
+def test_attrs_validators_and_defaults_have_their_say() -> None:
+    assert schema_of(Positive).schema["required"] == ["n"]
+    assert "hidden" in schema_of(Positive).schema["properties"]
+    assert parse_output(Positive, '{"n": 1}') == Parsed(Positive(1))
+    assert "> 0" in parse_output(Positive, '{"n": -1}').fault
+
+
+def test_typed_dicts_keep_what_may_be_missing() -> None:
+    assert schema_of(Loose).schema["required"] == ["parts"]
+    assert parse_output(Loose, json.dumps({"parts": [json.loads(ANN_TEXT)]})) == Parsed({"parts": [ANN]})
+
+
+def test_types_that_need_no_adapting_stay_the_same() -> None:
+    for hint in (int, list[int], int | None, Model, Literal["a"], typing.Annotated[int, 1], typing.Any):
+        assert adapted(hint) is hint or adapted(hint) == hint
+
+
+def test_none_asks_for_nothing() -> None:
+    assert parse_output(None, "hello") == Parsed()
+
+
+@pytest.mark.parametrize("kind", [5, "Data", object(), pytest.Item, lambda: 0, {"a": object()}, {1: 2}])
+def test_a_type_without_a_schema_is_named(kind: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^output_type: "):
+        schema_of(kind)
+
+
+# ------------------------------------------------------------------------------------------------ dict JSON schemas
+
+CITY = {
+    "title": "A city",
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "size": {"enum": ["small", "big"]},
+        "kind": {"const": "city"},
+        "parts": {"type": "array", "items": {"type": "integer"}},
+        "mayor": {"type": ["string", "null"]},
+    },
+    "required": ["name"],
+    "additionalProperties": False,
+}
+
+
+def test_a_dict_is_a_schema_as_it_stands() -> None:
+    asked = schema_of(CITY)
+    assert (asked.name, asked.schema) == ("A_city", CITY)
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        ({"name": "Oslo"}, ""),
+        ({"name": "Oslo", "size": "big", "kind": "city", "parts": [1, 2.0], "mayor": None}, ""),
+        ({}, "$.name is missing"),
+        ([], "$ must be of type object"),
+        ({"name": 5}, "$.name must be of type string"),
+        ({"name": "Oslo", "size": "huge"}, '$.size must be one of ["small", "big"]'),
+        ({"name": "Oslo", "kind": "town"}, '$.kind must be "city"'),
+        ({"name": "Oslo", "parts": [1, True]}, "$.parts[1] must be of type integer"),
+        ({"name": "Oslo", "parts": [1.5]}, "$.parts[0] must be of type integer"),
+        ({"name": "Oslo", "mayor": 1}, "$.mayor must be of type ['string', 'null']"),
+        ({"name": "Oslo", "extra": 1}, "$.extra is not allowed"),
+    ],
+)
+def test_an_answer_is_held_against_a_dict(value: Any, fault: str) -> None:
+    assert parse_output(CITY, json.dumps(value)) == (Parsed(fault=fault) if fault else Parsed(value))
+
+
+def test_a_dict_whose_root_is_no_object_travels_inside_one() -> None:
+    schema = {"type": "array", "items": {"$ref": "#/$defs/n"}, "$defs": {"n": {"type": "integer"}}}
+    asked = schema_of(schema).schema
+    assert asked["properties"] == {"value": {"type": "array", "items": {"$ref": "#/$defs/n"}}}
+    assert asked["$defs"] == schema["$defs"]
+    assert parse_output(schema, '{"value": [1]}') == Parsed([1])
+    assert parse_output(schema, "[1]") == Parsed([1])
+
+
+@given(st.text())
+def test_no_answer_breaks_it(text: str) -> None:
+    for kind in (CITY, Data, int, {"type": "array"}):
+        parsed = parse_output(kind, text)
+        assert len(parsed.fault) < 2000
+
+
+def test_deep_nesting_is_a_fault_not_a_crash() -> None:
+    assert parse_output(CITY, "[" * 100_000).fault
+    assert parse_output(Data, '{"a":' * 100_000).fault
