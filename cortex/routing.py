@@ -132,7 +132,8 @@ _SECOND: Final = _GROUP[Verdict.AGAIN]
 class Ranked:
     """A lane's place: `until` (seconds) is when its verdict may change by itself, None: unknown.
 
-    `trial` tells that a call sent there now would be its trial; `tier` is its place in the chain as given.
+    `trial` tells that a call sent there now, even as the last resort, would be its trial; `tier` is its place in the
+    chain as given.
     """
 
     lane: Lane
@@ -220,7 +221,8 @@ def _judge(
     if view.trial_out and answer.verdict in (Admit.TRIAL, Admit.OPEN, Admit.DISABLED):
         return Ranked(lane, Verdict.TRYING, "a trial is out", None, tier)
     if answer.refused:
-        return Ranked(lane, _REFUSALS[answer.verdict], answer.reason, answer.until, tier)
+        last_resort = answer.verdict in (Admit.OPEN, Admit.DISABLED) and not view.health.gated(now)
+        return Ranked(lane, _REFUSALS[answer.verdict], answer.reason, answer.until, tier, last_resort)
     return _admitted(answer, view, needs, tried, tier)
 
 
@@ -228,7 +230,7 @@ def _admitted(answer: Admission, view: LaneView, needs: Needs, tried: int, tier:
     """The verdict on a lane whose health lets the call through."""
     lane, trial = view.lane, answer.verdict is Admit.TRIAL
     if trial and not needs.replayable:
-        return Ranked(lane, Verdict.OPEN, "on trial, by a request that can be repeated", None, tier)
+        return Ranked(lane, Verdict.OPEN, "on trial, by a request that can be repeated", None, tier, trial)
     if view.limit is not None and view.in_flight >= view.limit:
         return Ranked(lane, Verdict.BUSY, f"all {view.limit} slots are taken", None, tier)
     if tried:
@@ -262,11 +264,11 @@ _Place: TypeAlias = tuple[int, int, bool, float]
 
 
 def _place(entry: Ranked, view: LaneView | None, needs: Needs, tried: int, now: float) -> _Place:
-    """The sort key: what it can do, its tier (degraded: one later), busy ones last, then the cost or the end of the
-    wait."""
+    """The sort key: what it can do, its tier (degraded: one later), those that must be waited for last, then the cost
+    or the end of the wait."""
     group = _GROUP[entry.verdict]
     if view is None or group > _GROUP[Verdict.RAMPING]:
-        return group, 0, False, math.inf if entry.until is None else entry.until
+        return group, 0, not entry.trial, math.inf if entry.until is None else entry.until
     health = observe(view.health, now)
     tier = entry.tier + (health.state is State.DEGRADED)
     group = max(group, _SECOND) if tried else group
@@ -375,7 +377,7 @@ def _last_resort(first: Mapping[Verdict, Ranked], now: float, resorts: Resorts, 
         until, entry = min(waits, key=lambda wait: wait[0])
         return Wait(until, entry.reason, entry.lane)
     entry = first.get(Verdict.DISABLED)
-    if entry and Verdict.GATED not in first and now >= resorts.disabled + DISABLED_EVERY:
+    if entry and entry.trial and Verdict.GATED not in first and now >= resorts.disabled + DISABLED_EVERY:
         return Pick(entry.lane, trial=True, resort="disabled")
     return None
 
