@@ -5,6 +5,7 @@ Constructing one does no I/O and starts nothing. The first call, or `async with`
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -40,10 +41,13 @@ from cortex.policy import Policy
 from cortex.protocol import Caller, ProviderRecheck, ProviderSwitch, Recheck, Sink, Turn
 from cortex.reports import Plan, ProviderHealth, health_of, plan
 from cortex.results import Chunk, Completion
+from cortex.routing import Lane
 from cortex.streams import Stream, SyncStream
 from cortex.tools import spec, toolbox
 from cortex.tree import Tree, open_tree
 from cortex.weights import WeightConfig
+
+logger = logging.getLogger("cortex")
 
 MAX_CHAINS = 1024
 """Chains remembered: one per role and model ever asked for, until there are too many."""
@@ -92,6 +96,7 @@ class Engine:
         self._board = Board(self.settings)
         self._hub = EventHub()
         self._chains: dict[tuple[Role, str | None], Chain] = {}
+        self._guessed: set[str] = set()
         self._lock = threading.Lock()
         self.host: Host[Tree] = Host(
             partial(open_tree, self.settings, transport, self._board, self._hub), grace=self.settings.policy.grace
@@ -200,6 +205,7 @@ class Engine:
                 sink=sink,
             )
             result = check_result(await outcome_of(tree, 1 if prepared.role == "worker" else 2, turn))
+        self.served(turn.chain, result.lane)
         return as_completion(result, prepared, started=started)
 
     def _streamed(self, asked: _Asked) -> Any:
@@ -227,6 +233,16 @@ class Engine:
         """Seconds for one model call with all its attempts."""
         model = prepared.model or self.settings.model_of(role)
         return self.settings.policy.call_timeout(stream=stream, reasoning=catalog.reasoning(model))
+
+    def served(self, chain: Chain, lane: Lane) -> None:
+        """Somebody answered: say so once if nobody had named that model."""
+        if lane in chain.implicit and lane.model not in self._guessed:
+            self._guessed.add(lane.model)
+            logger.warning(
+                "%s/%s serves as a fallback that nobody named; name it in fallback_models, or pass [] for none",
+                lane.provider,
+                lane.model,
+            )
 
     # ---- looking
 

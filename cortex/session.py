@@ -17,7 +17,7 @@ import attrs
 import trio
 
 from cortex import checks, inputs
-from cortex.calls import CallOptions, Prepared, as_response, outcome_of, parse_answer, prepare, repair_request
+from cortex.calls import CallOptions, Prepared, Role, as_response, outcome_of, parse_answer, prepare, repair_request
 from cortex.desk import Desk
 from cortex.errors import ConfigError, CortexError, EngineClosed, SessionBusy
 from cortex.events import ToolResultsDropped, wall_clock
@@ -165,6 +165,8 @@ class Session:
             # Failed or cancelled: what tools did is done, whether or not there is an answer.
             if not whole and ledger.rows:
                 self._failed = (given.message, ledger)
+        role: Role = "worker" if system == 1 else "orchestrator"
+        self._engine.served(self._engine.chain(role, given.prepared.model), result.lane)
         self._commit(given, result, decision, system)
         return response
 
@@ -236,7 +238,7 @@ class Session:
         """The turn as the role gets it. In a private engine System 2 sees this message alone and runs no tools."""
         engine, prepared = self._engine, given.prepared
         tools = tuple(spec(tool) for tool in self.agent.tools.values())
-        role: Literal["worker", "orchestrator"] = "worker" if system == 1 else "orchestrator"
+        role: Role = "worker" if system == 1 else "orchestrator"
         sealed = system == 2 and engine.private
         request = attrs.evolve(
             prepared.request,
