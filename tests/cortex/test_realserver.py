@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import httpx
 import pytest
@@ -103,7 +104,7 @@ async def test_a_session_as_a_stream(server: Server) -> None:
 
 
 async def test_forced_tools_are_returned(server: Server) -> None:
-    async def get_weather(city: str, unit: str) -> str:
+    async def get_weather(city: str, unit: Literal["c", "f"]) -> str:
         """Weather."""
         return f"{city} {unit}"
 
