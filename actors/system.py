@@ -122,18 +122,15 @@ class System:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
+    ) -> None:
         await self._stack.__aexit__(kind, error, traceback)
         left, self._left = self._left, None
         if isinstance(self._verdict, GaveUp | Crashed):
             if left is None:
                 raise SupervisionFailed(self._verdict)
             left.add_note(f"the root supervisor of {self.name!r} gave up as well: {self._verdict!r}")
-        if left is None:
-            return True
-        if left is error:
-            return False
-        raise left
+        if left is not error and left is not None:
+            raise left  # what remains of a group once our own cancellation is taken out
 
     async def _body_left(self, _: Any, error: BaseException | None, __: Any) -> bool:
         """Shut down; keep what the body raised away from the nursery, which would wrap it."""
@@ -156,7 +153,8 @@ class System:
             self.hub.close()
             self._stopping = True
             self._ended.set()
-            self._body.cancel("the root supervisor has ended")
+            if isinstance(self._verdict, GaveUp | Crashed):
+                self._body.cancel("the root supervisor gave up")
 
     async def _force(self) -> None:
         """Kill what is left, and wait for it: honestly, since a task that shields cannot be ended from outside."""
