@@ -99,7 +99,9 @@ class Engine:
         self._guessed: set[str] = set()
         self._lock = threading.Lock()
         self.host: Host[Tree] = Host(
-            partial(open_tree, self.settings, transport, self._board, self._hub), grace=self.settings.policy.grace
+            partial(open_tree, self.settings, transport, self._board, self._hub),
+            grace=self.settings.policy.grace,
+            closed=self._hub.close,
         )
         self.host.belongs_to(self)
 
@@ -301,11 +303,11 @@ class Engine:
 
     async def aclose(self) -> None:
         """Let the calls under way end, at most the policy's grace, and stop the tree. May be called twice."""
-        await self.host.leave()
+        await self.host.close()
 
     def close(self) -> None:
         """`aclose` for plain threads."""
-        self.host.leave_sync()
+        self.host.close_sync()
 
     async def __aenter__(self) -> Self:
         await self.host.enter()
@@ -314,7 +316,7 @@ class Engine:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.host.leave(kind, error, trace)
+        await self.host.exit(kind, error, trace)
 
     def __enter__(self) -> Self:
         return self

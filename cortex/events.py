@@ -78,8 +78,9 @@ class EventStream:
         self._wake()
 
     def _wake(self) -> None:
-        if self._parker is not None:
-            self._parker.wake()
+        waiting = self._parker  # read once: the reader may leave meanwhile, in its own thread
+        if waiting is not None:
+            waiting.wake()
 
     def __aiter__(self) -> EventStream:
         return self
@@ -102,25 +103,32 @@ class EventHub:
     """Hands each event to all subscribers. Lives as long as its engine; a subscriber that is dropped is gone."""
 
     def __init__(self) -> None:
-        self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
+        # A plain list: its single operations are atomic, and subscribers come from any thread.
+        self._streams: list[weakref.ref[EventStream]] = []
         self.closed = False
 
     def subscribe(self) -> EventStream:
         """A new subscriber, from now on."""
         stream = EventStream(self)
-        self._streams.add(stream)
+        self._streams.append(weakref.ref(stream))
         return stream
 
     def emit(self, event: Event) -> None:
         """In the engine's loop."""
-        for stream in list(self._streams):
-            stream._put(event)
+        for ref in tuple(self._streams):
+            stream = ref()
+            if stream is None:
+                self._streams.remove(ref)
+            else:
+                stream._put(event)
 
     def close(self) -> None:
-        """No more will come."""
+        """No more will come. From any thread, and more than once."""
         self.closed = True
-        for stream in list(self._streams):
-            stream._wake()
+        for ref in tuple(self._streams):
+            stream = ref()
+            if stream is not None:
+                stream._wake()
 
 
 def wall_clock() -> float:

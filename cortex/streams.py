@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import TracebackType
 
-from cortex.errors import CortexError
+from cortex.errors import ConfigError, CortexError
 from cortex.host import Feed
 from cortex.results import Chunk, Completion
 
@@ -25,9 +25,10 @@ class _Base:
 
     @property
     def response(self) -> Completion:
-        """The whole answer with its metadata, once the stream is over."""
+        """The whole answer with its metadata, once the stream is over. CortexError before, and if it never came."""
         if self._response is None:
-            raise CortexError("the stream is not over yet: read it to its end first")
+            why = "it ended without a whole answer" if self._over else "read it to its end first"
+            raise CortexError(f"the stream has no response: {why}")
         return self._response
 
     def _started(self) -> Feed:
@@ -43,7 +44,7 @@ class _Base:
         return chunk
 
     def __del__(self) -> None:
-        if self._feed is not None and not self._over:
+        if self._feed is not None:
             self._feed.drop()
 
     def __repr__(self) -> str:
@@ -52,7 +53,11 @@ class _Base:
 
 
 class Stream(_Base):
-    """Chunks as they come: `async for chunk in stream`, or first `async with stream`."""
+    """Chunks as they come: `async for chunk in stream`, or first `async with stream`.
+
+    What ends it is raised once; then it is over. A cancel while it waits for a chunk loses none: it can be read on.
+    It has one reader, in the loop that began to read it; ConfigError elsewhere.
+    """
 
     def __aiter__(self) -> Stream:
         return self
@@ -62,6 +67,8 @@ class Stream(_Base):
             raise StopAsyncIteration
         try:
             chunk = self._seen(await self._started().take())
+        except ConfigError:
+            raise  # a mistake of this reader: the stream itself is well
         except Exception:
             self._over = True
             raise
@@ -70,13 +77,14 @@ class Stream(_Base):
         return chunk
 
     async def aclose(self) -> None:
-        """Cancel what is under way and wait until its socket is closed. May be called twice."""
-        over, self._over = self._over, True
-        if self._feed is not None and not over:
+        """Cancel what is under way and wait until its socket is closed. From any loop; may be called twice."""
+        self._over = True
+        if self._feed is not None:
             await self._feed.close()
 
     async def __aenter__(self) -> Stream:
-        self._started()
+        if not self._over:
+            self._started()
         return self
 
     async def __aexit__(
@@ -96,6 +104,8 @@ class SyncStream(_Base):
             raise StopIteration
         try:
             chunk = self._seen(self._started().take_sync())
+        except ConfigError:
+            raise
         except Exception:
             self._over = True
             raise
@@ -104,13 +114,14 @@ class SyncStream(_Base):
         return chunk
 
     def close(self) -> None:
-        """Cancel what is under way and wait until its socket is closed. May be called twice."""
-        over, self._over = self._over, True
-        if self._feed is not None and not over:
+        """Cancel what is under way and wait until its socket is closed. From any thread; may be called twice."""
+        self._over = True
+        if self._feed is not None:
             self._feed.close_sync()
 
     def __enter__(self) -> SyncStream:
-        self._started()
+        if not self._over:
+            self._started()
         return self
 
     def __exit__(

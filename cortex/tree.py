@@ -74,8 +74,7 @@ class Gate:
             self._slots.release()
             if lock is not None:
                 lock.release()
-            if self.inside == 0:
-                self._idle.set()
+            self._tell_idle()
 
     async def _enter(self, lock: trio.Lock | None, deadline: float) -> None:
         if self._try_enter(lock):
@@ -93,6 +92,7 @@ class Gate:
             await self._wait(lock, until)
         finally:
             self.waiting -= 1
+            self._tell_idle()
 
     def _try_enter(self, lock: trio.Lock | None) -> bool:
         """At once, without a word to the scheduler, when nobody is before us."""
@@ -122,8 +122,12 @@ class Gate:
             return
         raise DeadlineExceeded("the deadline passed while the call waited for its turn; nobody had been asked")
 
+    def _tell_idle(self) -> None:
+        if self.inside == 0:
+            self._idle.set()
+
     async def drained(self) -> None:
-        """Close the gate and wait until nobody is inside."""
+        """Close the gate and wait until nobody is inside, and nobody waits."""
         self.closing = True
         while self.inside or self.waiting:
             self._idle = trio.Event()
@@ -150,7 +154,9 @@ class Tree:
     _porters: list[Porter]
 
     def spawn(self, fn: Callable[[], Awaitable[None]]) -> None:
-        """Run `fn` as a task of this tree, in the present contextvars context."""
+        """Run `fn` as a task of this tree, in the present contextvars context. EngineClosed once it closes."""
+        if self.gate.closing:
+            raise EngineClosed("this engine is closing; construct a new one")
         self._porters[0].ctx.spawn(fn)
 
     def abandoned(self, tool: str) -> None:
@@ -161,6 +167,11 @@ class Tree:
         """Take no more calls and wait for those inside, at most the policy's grace."""
         with trio.move_on_after(self.policy.grace):
             await self.gate.drained()
+
+    async def stop(self) -> None:
+        """Drain, then stop every actor; whoever still waits for one gets EngineClosed. From any task of the run."""
+        await self.drain()
+        await self.system.stop()
 
 
 @asynccontextmanager
@@ -205,7 +216,6 @@ async def open_tree(
             yield tree
         finally:
             tree.gate.closing = True
-            hub.close()
 
 
 def _permanent(name: str, policy: Policy, factory: Callable[[], actors.Actor[Any]]) -> actors.Spec[Any]:

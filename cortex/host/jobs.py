@@ -1,0 +1,160 @@
+"""One piece of work that runs in another loop than the one that waits for it.
+
+`start` and `cancel` are called in the loop that serves; `done`, `result` and `notify` in any. Whoever waits is woken
+when the work has ended, however it ended, and finds its outcome here.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+
+import trio
+
+from cortex.errors import CortexError, EngineClosed
+from cortex.host.parking import Parker
+
+if TYPE_CHECKING:
+    import asyncio
+
+T = TypeVar("T")
+
+ENDS = (SystemExit, KeyboardInterrupt, GeneratorExit)
+"""What a user's function may raise to end something: its own work, never the engine's loop."""
+
+
+class Job(Generic[T]):
+    """What both kinds share: the outcome, the context of the caller, and who is to be woken."""
+
+    muted: ClassVar[bool] = False
+    """At the interpreter's exit nobody is woken: a daemon thread would wake to an error that nobody will read."""
+
+    def __init__(self, work: Callable[[], Awaitable[T]], wake: Callable[[], None]) -> None:
+        self._work = work
+        self._wakes = [wake]
+        self._context = contextvars.copy_context()
+        self._cancelled = False
+        self._value: T | None = None
+        self._error: Exception | None = None
+        self.done = False
+
+    def notify(self, wake: Callable[[], None]) -> None:
+        """Wake somebody else, too."""
+        self._wakes.append(wake)
+        if self.done:
+            wake()
+
+    def fail(self, error: Exception) -> None:
+        """In the loop that serves: it will not be run."""
+        self._error = error
+        self._finish()
+
+    def cancel(self) -> None:
+        """In the loop that serves: end it soon, or never begin it."""
+        self._cancelled = True
+
+    def _finish(self) -> None:
+        if self._cancelled:
+            self._error = EngineClosed("this call was cancelled")  # nobody reads it; what was raised is let go
+        self.done = True
+        if not Job.muted:
+            for wake in tuple(self._wakes):
+                wake()
+
+    def result(self) -> T:
+        """The value, or the error as it was raised; once."""
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame: no cycle
+        return self._value  # type: ignore[return-value]  # T may be None
+
+
+class TrioJob(Job[T]):
+    """Work for a trio run."""
+
+    _scope: trio.CancelScope | None = None
+
+    def start(self, spawn: Callable[[Callable[[], Awaitable[None]]], object]) -> None:
+        """Become a task, in the caller's context."""
+        if self._cancelled:
+            self._finish()
+            return
+        try:
+            self._context.run(spawn, self._run)
+        except Exception as error:
+            self.fail(error)
+
+    def cancel(self) -> None:
+        super().cancel()
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def _run(self) -> None:
+        self._error = EngineClosed("the engine was closed while this call was under way")
+        try:
+            with trio.CancelScope() as self._scope:
+                if self._cancelled:
+                    self._scope.cancel()
+                try:
+                    self._value = await self._work()
+                    self._error = None
+                except Exception as error:
+                    self._error = error
+        finally:
+            self._finish()
+
+
+class AsyncioJob(Job[T]):
+    """A user's coroutine for an asyncio loop."""
+
+    _task: asyncio.Task[T] | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Become a task, in the caller's context."""
+        if self._cancelled:
+            self._finish()
+            return
+        self._task = loop.create_task(self._run(), context=self._context)
+        self._task.add_done_callback(self._ended)
+
+    async def _run(self) -> T:
+        return await self._work()
+
+    def cancel(self) -> None:
+        super().cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _ended(self, task: asyncio.Task[T]) -> None:
+        self._task = None
+        if task.cancelled():
+            self._error = CortexError("its asyncio task was cancelled")
+        else:
+            raised = task.exception()
+            self._error = raised if raised is None or isinstance(raised, Exception) else contained(raised)
+            if raised is None:
+                self._value = task.result()
+        self._finish()
+
+
+def contained(raised: BaseException) -> CortexError:
+    """`sys.exit()` in a user's function ends that function and not the engine."""
+    error = CortexError(f"it raised {raised!r}")
+    error.__cause__ = raised
+    return error
+
+
+async def carry(job: Job[T], post: Callable[[Callable[[], None]], object], waiter: Parker, grace: float) -> T:
+    """Wait for a job that is on its way; cancelled, in whichever loop's manner, cancel it and wait for its end."""
+    try:
+        while not job.done:
+            await waiter.park()
+    except BaseException:
+        post(job.cancel)
+        await waiter.linger(lambda: job.done, grace)
+        raise
+    return job.result()
