@@ -117,15 +117,19 @@ def _open(health: Health, ctx: Context, reason: str) -> Health:
     return attrs.evolve(health, n=n, until=until, window=(), ewma=1.0, samples=0)
 
 
-def _tally(health: Health, ctx: Context, *, ok: bool) -> Health:
-    """One outcome more in the window and in the average."""
-    recent = tuple(entry for entry in health.window[1 - WINDOW_SIZE :] if entry[0] > ctx.now - WINDOW)
+def _tally(health: Health, ctx: Context, *, ok: bool, streak: int) -> Health:
+    """One outcome more in the window and in the average. On the way of every call: one pass, one new value."""
+    recent = health.window[1 - WINDOW_SIZE :]
+    expired = 0
+    while expired < len(recent) and recent[expired][0] <= ctx.now - WINDOW:
+        expired += 1
     return attrs.evolve(
         health,
-        window=(*recent, (ctx.now, ok)),
+        window=(*recent[expired:], (ctx.now, ok)),
         ewma=health.ewma + ALPHA * (ok - health.ewma),
         samples=health.samples + 1,
         last_used=ctx.now,
+        streak=streak,
     )
 
 
@@ -133,8 +137,7 @@ def _failed(health: Health, ctx: Context) -> Health:
     """Healthy or degraded: open after k in a row, or when half of the last minute failed; degrade before that."""
     outcome = ctx.outcome
     assert outcome is not None
-    health = _tally(health, ctx, ok=False)
-    health = attrs.evolve(health, streak=health.streak + outcome.weight)
+    health = _tally(health, ctx, ok=False, streak=health.streak + outcome.weight)
     if health.streak >= (K_WITH_SPARE if ctx.spare else K_ALONE):
         return _open(health, ctx, f"failed again and again ({outcome.kind})")
     bad = sum(not ok for _, ok in health.window)
@@ -144,7 +147,7 @@ def _failed(health: Health, ctx: Context) -> Health:
 
 
 def _succeeded(health: Health, ctx: Context) -> Health:
-    return _weigh(attrs.evolve(_tally(health, ctx, ok=True), streak=0), ctx)
+    return _weigh(_tally(health, ctx, ok=True, streak=0), ctx)
 
 
 def _weigh(health: Health, ctx: Context) -> Health:
@@ -254,13 +257,13 @@ def _trial_failed(health: Health, ctx: Context) -> Health:
 
 
 def _ramp_succeeded(health: Health, ctx: Context) -> Health:
-    health = attrs.evolve(_tally(health, ctx, ok=True), streak=0, ramp_oks=health.ramp_oks + 1)
+    health = attrs.evolve(_tally(health, ctx, ok=True, streak=0), ramp_oks=health.ramp_oks + 1)
     return _ramp_ends(health, ctx)
 
 
 def _ramp_failed(health: Health, ctx: Context) -> Health:
     """Counted by number, not by weight: one slow answer does not undo a recovery."""
-    health = attrs.evolve(_tally(health, ctx, ok=False), streak=health.streak + 1)
+    health = _tally(health, ctx, ok=False, streak=health.streak + 1)
     return _open(health, ctx, "failed again while recovering") if health.streak >= RAMP_FAILS else health
 
 
