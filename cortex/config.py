@@ -125,8 +125,11 @@ def parse(
         policy=Policy.of(policy),
         guessed=guessed,
     )
-    resolve(orchestrator, settings, field="orchestrator_model")
-    resolve(worker, settings, field="worker_model")
+    roles = {"worker_model": worker, "orchestrator_model": orchestrator}
+    if worker_model is None:  # the one that was passed comes first: it is the one to blame
+        roles = dict(reversed(roles.items()))
+    for field, model in roles.items():
+        resolve(model, settings, field=field)
     for model in settings.fallback_models or ():
         resolve(model, settings, field="fallback_models")
     return settings
@@ -322,7 +325,8 @@ class _Build:
             self.implicit.update(tier)
 
     def knows(self, provider: str) -> bool:
-        return any(lane.provider == provider for tier in self.tiers for lane in tier)
+        """Whether it is in the chain already, or already left out."""
+        return any(lane.provider == provider for tier in (*self.tiers, self.left_out) for lane in tier)
 
     def _may_go(self, lane: Lane) -> bool:
         zone = self.settings.provider(lane.provider).zone

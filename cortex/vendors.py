@@ -380,7 +380,7 @@ def _headers(field: str, given: object) -> Mapping[str, str]:
     headers = checks.mapping(field, given, example='{"x-team": "search"}')
     for name, value in headers.items():
         if not name or not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
-            raise ConfigError(f"{field}: {name!r} is no name of a header")
+            raise ConfigError(f"{field}: holds a name that no header has (letters, digits, - and _)")
         if not isinstance(value, str):
             raise ConfigError(f"{field}.{name}: must be a text, not {checks.kind(value)}")
         if not (value.isascii() and (value.isprintable() or not value)):
