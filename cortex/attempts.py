@@ -16,19 +16,8 @@ import trio
 
 import actors
 from cortex import catalog
-from cortex.errors import (
-    CortexError,
-    DeadlineExceeded,
-    EngineFailed,
-    NetworkUnavailable,
-    NoProviderLeft,
-    OutcomeUnknown,
-    ProviderError,
-    ProviderUnavailable,
-    RateLimited,
-    StreamInterrupted,
-    error_of,
-)
+from cortex.endings import Try, given_up, nothing_allowed, stopped, typed
+from cortex.errors import CortexError, DeadlineExceeded, EngineFailed, OutcomeUnknown, StreamInterrupted
 from cortex.messages import (
     Answer,
     Failure,
@@ -44,7 +33,7 @@ from cortex.messages import (
     ToolCall,
     ToolResult,
 )
-from cortex.outcomes import Cls, Outcome, Replay, classify, free_retry, most_actionable, same_lane_delay
+from cortex.outcomes import Cls, Outcome, Replay, classify, free_retry, same_lane_delay
 from cortex.policy import Policy
 from cortex.protocol import Call, Caller, Nobody, Pick, Picked, Refused, Served, Sink
 from cortex.results import Attempt, Chunk
@@ -56,10 +45,14 @@ if TYPE_CHECKING:
 MAX_REFUSALS = 50
 """Stale picks in one call before we say that something is wrong with us."""
 
+ROUTER_ASKS = 5
+"""How often a router that crashes under a pick is asked before we say that something is wrong with us."""
+
+LAST_MOMENT = 0.05
+"""The share of a call's time in which no further attempt is begun."""
+
 JOIN_SECONDS = 2.0
 """How long a cancelled call waits until its provider has closed the socket."""
-
-_RETRYABLE = frozenset({Cls.RATE, Cls.OVERLOAD, Cls.TRANSIENT, Cls.LOCAL, Cls.CANCELLED})
 
 
 @attrs.frozen
@@ -118,17 +111,8 @@ class Outlet:
 
 
 @attrs.define
-class _Try:
-    """One attempt that failed."""
-
-    lane: Lane
-    failure: Failure
-    outcome: Outcome
-
-
-@attrs.define
 class _Course:
-    """The state of one logical call: where it has been."""
+    """The state of one logical call: where it has been, and where it may still go."""
 
     link: Link
     request: Request
@@ -136,61 +120,61 @@ class _Course:
     deadline: float
     caller: Caller | None
     outlet: Outlet | None
+    lanes: tuple[Lane, ...]
     started: float = attrs.field(factory=trio.current_time)
     trail: list[Attempt] = attrs.field(factory=list)
-    failures: list[_Try] = attrs.field(factory=list)
+    tries: list[Try] = attrs.field(factory=list)
     tried: dict[Lane, int] = attrs.field(factory=dict)
     refusals: int = 0
     free_used: bool = False
     restarted: bool = False
-    free_lane: Picked | None = None
+    once_more: Picked | None = None
 
     # ---- the loop
 
     async def run(self) -> Routed | Unserved:
-        policy = self.link.policy
-        limit = policy.max_attempts or sum(len(tier) for tier in self.needs.tiers) + 1
+        limit = self.link.policy.max_attempts or len(self.lanes) + 1
         while True:
-            since = trio.current_time()
+            wanted = trio.current_time()
             picked = await self._pick()
             if isinstance(picked, Nobody):
-                return self._give_up(picked)
+                return self._unserved(given_up(self.tries, picked, self.lanes, self.trail))
             await self._pause_before(picked.lane)
-            served = await self._try(picked, since)
+            served = await self._try(picked, wanted)
             if served is None:
                 continue
             if isinstance(served.result, Answer):
                 return Routed(served.result, picked.lane, tuple(self.trail), served.notes)
             if (end := await self._after(picked, served.result, served.outcome)) is not None:
                 return end
-            if len(self.trail) >= limit:
-                return self._give_up(None)
+            if len(self.trail) >= limit or self._no_time_left():
+                return self._unserved(given_up(self.tries, None, self.lanes, self.trail))
 
     async def _pick(self) -> Picked | Nobody:
-        if self.free_lane is not None:
-            picked, self.free_lane = self.free_lane, None
+        """Whom to ask. A router that crashes is back within a moment; the call does not notice."""
+        if self.once_more is not None:
+            picked, self.once_more = self.once_more, None
             return picked
         pick = Pick(self.needs, dict(self.tried), self.deadline)
-        for last in (False, True):
+        for _ in range(ROUTER_ASKS - 1):
             try:
                 return await self.link.router.ask(pick)
             except actors.Unavailable as error:
-                if last:
-                    raise
                 await trio.sleep(error.retry_in)
-            except actors.ActorDied:
-                if last:
+            except actors.ActorDied as error:
+                if not isinstance(error.exit, actors.Crashed):
                     raise
-        raise AssertionError("unreachable")
+        return await self.link.router.ask(pick)
 
     async def _pause_before(self, lane: Lane) -> None:
-        """A second attempt on the same lane waits: no other could serve, or it would have been picked."""
-        last = next((one for one in reversed(self.failures) if one.lane == lane), None)
+        """A second attempt on the same lane comes later: no other could serve, or it would have been picked."""
+        last = next((one for one in reversed(self.tries) if one.lane == lane), None)
         if last is not None and not free_retry(last.failure):
-            await trio.sleep(same_lane_delay(last.outcome, self.tried.get(lane, 1), self.link.rng))
+            nth = sum(one.lane == lane for one in self.tries)
+            await trio.sleep_until(last.at + same_lane_delay(last.outcome, nth, self.link.rng))
 
-    async def _try(self, picked: Picked, since: float) -> Served | None:
-        """One attempt, noted in the trail; `since` is when it was first wanted. None: not admitted, pick again."""
+    async def _try(self, picked: Picked, wanted: float) -> Served | None:
+        """One attempt, noted in the trail; `wanted` is since when. None: not admitted, pick again."""
         began = trio.current_time()
         call = Call(
             self.request,
@@ -198,24 +182,29 @@ class _Course:
             self.deadline,
             self.caller,
             self.outlet.emit if self.outlet is not None else None,
-            retried=any(lane.provider == picked.lane.provider for lane in self.tried),
+            retried=any(count and lane.provider == picked.lane.provider for lane, count in self.tried.items()),
         )
         try:
             served = await picked.ref.ask(call, join=JOIN_SECONDS)
         except trio.Cancelled:
-            self._note(picked.lane, _left(trio.current_time() - began), began - since)
+            self._note(picked.lane, _left(trio.current_time() - began), began - wanted)
             raise
-        except (actors.ActorDied, actors.Unavailable, actors.TaskFailed) as error:
+        except actors.Unavailable as error:
+            served = Refused(str(error))  # its restart has crossed the pick
+        except (actors.ActorDied, actors.TaskFailed) as error:
             served = _own_fault(error, trio.current_time() - began)
         if isinstance(served, Refused):
-            self.refusals += 1
-            if served.spent:
-                self.tried[picked.lane] = self.link.policy.max_attempts_per_lane
-            if self.refusals > MAX_REFUSALS:
-                raise EngineFailed(f"{picked.lane.provider} refused {MAX_REFUSALS} picks in a row: {served.reason}")
+            self._refused(picked.lane, served)
             return None
-        self._note(picked.lane, served, began - since)
+        self._note(picked.lane, served, began - wanted)
         return served
+
+    def _refused(self, lane: Lane, refused: Refused) -> None:
+        self.refusals += 1
+        if refused.spent:
+            self.tried[lane] = self.link.policy.max_attempts_per_lane
+        if self.refusals > MAX_REFUSALS:
+            raise EngineFailed(f"{lane.provider} refused {MAX_REFUSALS} picks in a row: {refused.reason}")
 
     def _note(self, lane: Lane, served: Served, waited: float) -> None:
         result = served.result
@@ -242,50 +231,60 @@ class _Course:
     async def _after(self, picked: Picked, failure: Failure, outcome: Outcome) -> Unserved | None:
         """Where to go from here: None to go on, else the end."""
         policy, lane = self.link.policy, picked.lane
-        self.failures.append(_Try(lane, failure, outcome))
+        self.tries.append(Try(lane, failure, outcome, trio.current_time(), picked.offline))
         count = self.tried.get(lane, 0) + 1
         self.tried[lane] = count if outcome.retry_same else policy.max_attempts_per_lane
         if self.outlet is not None and self.outlet.committed:
-            return await self._after_commit(failure, lane)
+            return await self._after_commit()
         if outcome.replay is Replay.UNSAFE:
-            return self._end(lane, failure, cls=OutcomeUnknown)
+            return self._unserved(stopped(self.tries, self.trail, OutcomeUnknown))
         if outcome.cls is Cls.LOCAL and self._local_streak() >= 2:
             # The same request broke us twice: a third provider would not mend that.
-            return Unserved(EngineFailed(f"a fault of cortex itself, twice in a row: {failure.message}"), self._trail())
+            return self._unserved(EngineFailed(f"a fault of cortex itself, twice in a row: {failure.message}"))
+        if not outcome.failover and not self._only_here(lane, count, outcome):
+            return self._unserved(stopped(self.tries, self.trail))
         if outcome.needs_larger_window:
             window = catalog.window(lane.model)
             if window is None:
-                return self._end(lane, failure)  # no other is known to be larger
+                return self._unserved(stopped(self.tries, self.trail))  # no other is known to be larger
             self.needs = attrs.evolve(self.needs, min_window=window)
-        elif not outcome.failover and not outcome.retry_same:
-            return self._end(lane, failure)
-        if not self.free_used and failure.reused and free_retry(failure):
-            self.free_used = True
-            self.tried[lane] = count - 1
-            self.free_lane = picked
+        self._ask_again_for_nothing(picked, failure, count)
         return None
 
-    async def _after_commit(self, failure: Failure, lane: Lane) -> Unserved | None:
+    def _only_here(self, lane: Lane, count: int, outcome: Outcome) -> bool:
+        """The server itself says that this very request may succeed if it is sent again: there, and nowhere else."""
+        if not outcome.retry_same or count >= self.link.policy.max_attempts_per_lane:
+            return False
+        self.needs = attrs.evolve(self.needs, tiers=((lane,),))
+        return True
+
+    def _no_time_left(self) -> bool:
+        """What is left is too little for anybody. Said now it is the last failure's fault, later only the clock's."""
+        return self.deadline - trio.current_time() < LAST_MOMENT * (self.deadline - self.started)
+
+    def _ask_again_for_nothing(self, picked: Picked, failure: Failure, count: int) -> None:
+        """A kept-alive connection that its server gave up costs nobody an attempt, once in a call."""
+        if not self.free_used and failure.reused and free_retry(failure):
+            self.free_used = True
+            self.tried[picked.lane] = count - 1
+            self.once_more = picked
+
+    async def _after_commit(self) -> Unserved | None:
+        """Something was shown: it is taken back aloud, or the stream ends with what it was."""
         assert self.outlet is not None
         if self.link.policy.on_interrupt == "restart" and not self.restarted:
             self.restarted = True
             await self.outlet.restart()
             return None
-        error = error_of(
-            failure,
-            provider=lane.provider,
-            model=lane.model,
-            retryable=True,
-            attempts=self._trail(),
-            cls=StreamInterrupted,
-        )
+        error = typed(self.tries[-1], self.trail, StreamInterrupted)
         assert isinstance(error, StreamInterrupted)
+        error.retryable = True
         error.partial = "".join(self.outlet.shown)
-        return Unserved(error, self._trail(), shown=True)
+        return self._unserved(error, shown=True)
 
     def _local_streak(self) -> int:
         streak = 0
-        for one in reversed(self.failures):
+        for one in reversed(self.tries):
             if one.outcome.cls is not Cls.LOCAL:
                 break
             streak += 1
@@ -293,71 +292,23 @@ class _Course:
 
     # ---- the end
 
-    def _trail(self) -> tuple[Attempt, ...]:
-        return tuple(self.trail)
-
-    def _end(self, lane: Lane, failure: Failure, *, cls: type[ProviderError] | None = None) -> Unserved:
-        """A failure that ends the call where it happened. After others, it does not hide them."""
-        if any(one.lane.provider != lane.provider for one in self.failures):
-            return self._exhausted(())
-        return Unserved(self._typed(lane, failure, cls), self._trail())
-
-    def _typed(self, lane: Lane, failure: Failure, cls: type[ProviderError] | None = None) -> ProviderError:
-        return error_of(
-            failure,
-            provider=lane.provider,
-            model=lane.model,
-            retryable=classify(failure).cls in _RETRYABLE,
-            attempts=self._trail(),
-            cls=cls,
-        )
-
-    def _give_up(self, nobody: Nobody | None) -> Unserved:
-        reasons = nobody.reasons if nobody is not None else ()
-        if nobody is not None and nobody.offline:
-            text = "the network here seems to be down: " + "; ".join(f"{_name(lane)}: {why}" for lane, why in reasons)
-            return Unserved(NetworkUnavailable(text, attempts=self._trail()), self._trail())
-        if len({lane.provider for tier in self.needs.tiers for lane in tier}) == 1:
-            return self._sole(nobody)
-        return self._exhausted(reasons, nobody)
-
-    def _sole(self, nobody: Nobody | None) -> Unserved:
-        """One provider only: its own typed error."""
-        if self.failures:
-            last = self.failures[most_actionable([one.failure for one in self.failures])]
-            return Unserved(self._typed(last.lane, last.failure), self._trail())
-        return Unserved(_unasked(self.needs.tiers[0][0], nobody), self._trail())
-
-    def _exhausted(self, reasons: tuple[tuple[Lane, str], ...], nobody: Nobody | None = None) -> Unserved:
-        lines = [f"{one.lane.provider}/{one.lane.model}: {_words(one.failure)}" for one in self.failures]
-        failed = {one.lane for one in self.failures}
-        lines += [f"{_name(lane)}: {why}" for lane, why in reasons if lane not in failed]
-        errors = tuple(self._typed(one.lane, one.failure) for one in self.failures)
-        if errors:
-            best = errors[most_actionable([one.failure for one in self.failures])]
-        else:
-            best = _unasked(self.needs.tiers[0][0], nobody)
-        error = NoProviderLeft(
-            "no provider could serve this call:\n  " + "\n  ".join(lines),
-            provider=best.provider,
-            model=best.model,
-            status=best.status,
-            kind=best.kind,
-            retry_after=best.retry_after if best.retry_after is not None else (nobody.retry_after if nobody else None),
-            request_id=best.request_id,
-            retryable=any(one.retryable for one in errors) or not errors,
-            attempts=self._trail(),
-        )
-        error.errors = errors
-        return Unserved(error, self._trail())
+    def _unserved(self, error: CortexError, *, shown: bool = False) -> Unserved:
+        error.attempts = tuple(self.trail)
+        return Unserved(error, error.attempts, shown=shown)
 
     def too_late(self) -> Unserved:
         """The deadline has passed."""
         lines = "; ".join(str(one) for one in self.trail) or "nobody had been asked yet"
         spent = trio.current_time() - self.started
         shown = self.outlet is not None and self.outlet.committed
-        error = DeadlineExceeded(f"the deadline passed after {spent:.1f} s: {lines}", attempts=self._trail())
-        return Unserved(error, self._trail(), shown=shown)
+        return self._unserved(DeadlineExceeded(f"the deadline passed after {spent:.1f} s: {lines}"), shown=shown)
+
+    def engine_failed(self, error: Exception) -> Unserved:
+        """A fault of ours, told as one."""
+        if not isinstance(error, EngineFailed):
+            cause, error = error, EngineFailed(f"the router could not be asked: {error}")
+            error.__cause__ = cause
+        return self._unserved(error)
 
 
 async def route(
@@ -370,20 +321,16 @@ async def route(
     sink: Sink | None = None,
 ) -> Routed | Unserved:
     """Serve `request` by the lanes of `chain`, in time for `deadline` (trio time). Expected failures are values."""
-    outlet = Outlet(sink) if sink is not None else None
-    course = _Course(link, request, needs_of(request, chain), deadline, caller, outlet)
     if not any(chain.tiers):
-        return Unserved(_nothing_allowed(chain), ())
+        return Unserved(nothing_allowed(chain.left_out), ())
+    outlet = Outlet(sink) if sink is not None else None
+    course = _Course(link, request, needs_of(request, chain), deadline, caller, outlet, chain.lanes)
     result: Routed | Unserved | None = None
     with trio.move_on_at(deadline):
         try:
             result = await course.run()
-        except (actors.ActorDied, actors.Unavailable) as error:
-            failed = EngineFailed(f"the router could not be asked: {error}")
-            failed.__cause__ = error
-            result = Unserved(failed, tuple(course.trail))
-        except EngineFailed as error:
-            result = Unserved(error, tuple(course.trail))
+        except (actors.ActorDied, actors.Unavailable, EngineFailed) as error:
+            result = course.engine_failed(error)
     return result if result is not None else course.too_late()
 
 
@@ -422,31 +369,3 @@ def _left(duration: float) -> Served:
     """The caller left, or its deadline passed, while this one was asked."""
     failure = Failure(Kind.CANCELLED, "cancelled while it was asked", phase=Phase.SENT)
     return Served(failure, classify(failure), duration)
-
-
-def _unasked(lane: Lane, nobody: Nobody | None) -> ProviderError:
-    """Nobody was asked at all: say why the first lane was left out."""
-    why = dict(nobody.reasons).get(lane, "left out") if nobody is not None else "left out"
-    cls = RateLimited if nobody is not None and nobody.gated else ProviderUnavailable
-    return cls(
-        f"{lane.provider}/{lane.model}: not asked: {why}",
-        provider=lane.provider,
-        model=lane.model,
-        kind=Kind.RATE_LIMIT if cls is RateLimited else Kind.TRANSIENT,
-        retry_after=nobody.retry_after if nobody is not None else None,
-        retryable=True,
-    )
-
-
-def _nothing_allowed(chain: Chain) -> NoProviderLeft:
-    lines = "\n  ".join(f"{_name(lane)}: {why}" for lane, why in chain.left_out)
-    return NoProviderLeft(f"no provider may serve this call:\n  {lines}", provider="", model="", kind=Kind.BAD_REQUEST)
-
-
-def _words(failure: Failure) -> str:
-    status = f" (HTTP {failure.status})" if failure.status is not None else ""
-    return f"{failure.kind}{status}: {failure.message}"
-
-
-def _name(lane: Lane) -> str:
-    return f"{lane.provider}/{lane.model}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import ssl
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import attrs
@@ -24,14 +25,13 @@ from cortex.messages import (
     Failure,
     Kind,
     Phase,
-    Progress,
     StreamEvent,
     TextDelta,
     ThinkingDelta,
-    ToolCallReady,
 )
 from cortex.timers import Timers
 from cortex.wire.codec import HttpCall, HttpReply, Target, Wire
+from cortex.wire.faults import scrub
 
 Emit = Callable[[StreamEvent], Awaitable[None]]
 
@@ -40,6 +40,9 @@ MAX_BODY = 64 * 1024 * 1024
 
 DRAIN_BYTES, DRAIN_SECONDS = 64 * 1024, 0.05
 """After the terminal event: how much is read on so that the connection can serve again."""
+
+BUFFERED_PIECES = 10_000
+"""What has been received already comes without a wait, so that no cancel is felt before it is through."""
 
 CLEANUP_SECONDS = 1.0
 
@@ -52,19 +55,22 @@ class Exchanged:
     first_token: float | None = None
 
 
-class _TooBigError(Exception):
-    """A body outgrew MAX_BODY."""
+class _BodyError(Exception):
+    """A body that cannot be taken: too large, or not packed as it says."""
 
 
 @attrs.define
 class _Trace:
-    """Listens to the transport: was a connection opened for us, or one reused?"""
+    """Listens to the transport: was a connection opened for us, or one reused? One that says nothing did neither."""
 
-    reused: bool = True
+    opened: bool = False
+    reused: bool = False
 
     async def __call__(self, name: str, info: object) -> None:  # noqa: ARG002 - the extension's signature
         if name == "connection.connect_tcp.started":
-            self.reused = False
+            self.opened = True
+        elif name == "http11.send_request_headers.started":
+            self.reused = not self.opened
 
 
 async def exchange(
@@ -87,7 +93,7 @@ async def exchange(
                 "write": timers.write,
                 "pool": 1.0,
                 # Only a backstop: the real timers are the scopes below.
-                "read": max(timers.liveness, timers.first) + 5.0,
+                "read": max(timers.liveness, timers.first.seconds) + 5.0,
             },
         },
     )
@@ -97,10 +103,10 @@ async def exchange(
             return await reader.whole(transport, request)
         return await reader.stream(transport, request, emit)
     except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, OSError) as error:
-        return Exchanged(failure_of(error, phase=reader.phase, reused=trace.reused), reader.first_token)
-    except _TooBigError:
-        text = f"the reply is larger than {MAX_BODY} bytes"
-        return Exchanged(Failure(Kind.PROTOCOL, text, phase=reader.phase), reader.first_token)
+        failure = failure_of(error, target, phase=reader.phase, reused=trace.reused)
+        return Exchanged(failure, reader.first_token)
+    except _BodyError as error:
+        return Exchanged(Failure(Kind.PROTOCOL, str(error), phase=reader.phase), reader.first_token)
 
 
 @attrs.define
@@ -116,7 +122,7 @@ class _Reader:
     started: float = attrs.field(factory=trio.current_time)
 
     async def whole(self, transport: httpx.AsyncBaseTransport, request: httpx.Request) -> Exchanged:
-        with trio.move_on_after(self.timers.first):
+        with trio.move_on_after(self.timers.first.seconds):
             response = await self._send(transport, request)
             try:
                 body = await _read(response)
@@ -126,7 +132,7 @@ class _Reader:
         return Exchanged(self._late("no answer", Kind.TIMEOUT_FIRST))
 
     async def stream(self, transport: httpx.AsyncBaseTransport, request: httpx.Request, emit: Emit) -> Exchanged:
-        first_until = self.started + self.timers.first
+        first_until = self.started + self.timers.first.seconds
         response: httpx.Response | None = None
         with trio.move_on_at(first_until):
             response = await self._send(transport, request)
@@ -162,42 +168,52 @@ class _Reader:
         return Exchanged(result, self.first_token)
 
     async def _events(self, response: httpx.Response, first_until: float, emit: Emit) -> Exchanged:
+        body = _Body.of(response)
+        try:
+            result = await self._follow(body, first_until, emit)
+            if isinstance(result, Answer):
+                await body.drain()
+                return Exchanged(result, self.first_token)
+            return Exchanged(self._in_stream(result, response), self.first_token)
+        finally:
+            await body.abandon()
+
+    async def _follow(self, body: _Body, first_until: float, emit: Emit) -> Answer | Failure:
+        """Read to the terminal event, and pass on what comes before it."""
         decoder = self.wire.decoder(self.target)
-        chunks = aiter(response.aiter_bytes() if "content-encoding" in response.headers else response.aiter_raw())
-        progress_until = first_until
-        size = 0
+        until = first_until
         while True:
             # Only the reading is timed: while the consumer is slow, no provider is to blame.
-            now = trio.current_time()
             data: bytes | None = None
-            with trio.move_on_at(min(progress_until, now + self.timers.liveness)) as scope:
-                data = await anext(chunks, None)
+            with trio.move_on_at(min(until, trio.current_time() + self.timers.liveness)) as scope:
+                data = await body.next()
             if scope.cancelled_caught:
-                return Exchanged(self._stalled(), self.first_token)
-            size += len(data or b"")
-            if size > MAX_BODY:
-                await _abandon(chunks)
-                raise _TooBigError
-            semantic = False
-            for event in decoder.close() if data is None else decoder.feed(data):
-                match event:
-                    case Ended(answer):
-                        self._note_first()
-                        await _drain(chunks)
-                        return Exchanged(answer, self.first_token)
-                    case Broken(failure):
-                        await _abandon(chunks)
-                        return Exchanged(self._in_stream(failure, response), self.first_token)
-                    case TextDelta() | ThinkingDelta() | ToolCallReady() | Progress():
-                        semantic = True
-                        self._note_first()
-                        await emit(event)
+                return self._stalled()
+            verdict, semantic = await self._pass_on(decoder.close() if data is None else decoder.feed(data), emit)
+            if verdict is not None:
+                return verdict
             if data is None:
                 raise RuntimeError(f"the {self.wire.name} decoder gave no verdict at the stream's end")
             if semantic:
-                progress_until = trio.current_time() + self.timers.progress
-            # A reply that is all there already must not starve the others or a cancel.
+                until = trio.current_time() + self.timers.progress
+            # A reply that is all there already must not starve the others.
             await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def _pass_on(self, events: list[StreamEvent], emit: Emit) -> tuple[Answer | Failure | None, bool]:
+        """The verdict, if it is among `events`, and whether any of them was progress: comments and pings are none."""
+        semantic = False
+        for event in events:
+            match event:
+                case Ended(answer):
+                    self._note_first()
+                    return answer, True
+                case Broken(failure):
+                    return failure, semantic
+                case _:
+                    semantic = True
+                    self._note_first()
+                    await emit(event)
+        return None, semantic
 
     def _note_first(self) -> None:
         if self.first_token is None:
@@ -222,43 +238,99 @@ class _Reader:
         return self._late("the stream stood still; it had begun", Kind.TIMEOUT_GAP)
 
 
-async def _read(response: httpx.Response) -> bytes:
-    """The whole body, inflated, at most MAX_BODY bytes."""
-    parts: list[bytes] = []
-    size = 0
-    chunks = response.aiter_bytes(64 * 1024)
-    async for part in chunks:
-        size += len(part)
-        if size > MAX_BODY:
-            await _abandon(chunks)
-            raise _TooBigError
-        parts.append(part)
-    return b"".join(parts)
+@attrs.define
+class _Body:
+    """The body of a reply as it comes, inflated, at most MAX_BODY bytes. Whoever reads it abandons it in the end: a
+    generator left in the middle would be closed by the garbage collector, in the wrong task.
 
+    It is inflated here and not by httpx, whose decoders know no limit and leave the reader open when they fail.
+    """
 
-async def _drain(chunks: AsyncIterator[bytes]) -> None:
-    """Read on to the end for a moment, so that the connection can be used again; then give it up."""
-    left = DRAIN_BYTES
-    with trio.move_on_after(DRAIN_SECONDS):
-        while left > 0:
+    chunks: AsyncIterator[bytes]
+    inflate: Callable[[bytes], bytes] | None = None
+    size: int = 0
+    over: bool = False
+
+    @classmethod
+    def of(cls, response: httpx.Response) -> _Body:
+        """The body of `response`, not yet read."""
+        if response.is_stream_consumed:  # made whole by a transport that has no wire
+            return cls(response.aiter_bytes())
+        return cls(response.aiter_raw(), _inflater(response.headers.get("content-encoding", "")))
+
+    async def next(self) -> bytes | None:
+        """The next piece; None at the end."""
+        data = await self._piece()
+        if data is None:
+            return None
+        if self.inflate is not None:
+            data = self.inflate(data)
+        self.size += len(data)
+        if self.size > MAX_BODY:
+            raise _BodyError(f"the reply is larger than {MAX_BODY} bytes")
+        return data
+
+    async def _piece(self) -> bytes | None:
+        self.over = True  # whatever ends the read, a cancel too, unwinds the generators inside
+        data = await anext(self.chunks, None)
+        self.over = data is None
+        return data
+
+    async def drain(self) -> None:
+        """Read on to the end for a moment, so that the connection can be used again."""
+        enough = self.size + DRAIN_BYTES
+        with trio.move_on_after(DRAIN_SECONDS):
             try:
-                data = await anext(chunks, None)
-            except (httpx.HTTPError, OSError):
+                while not self.over and self.size < enough:
+                    await self.next()
+            except (httpx.HTTPError, OSError, _BodyError):
                 return  # the answer is whole already; how its connection ended matters to nobody
-            if data is None:
+
+    async def abandon(self) -> None:
+        """End the reading, wherever it is: a cancelled read unwinds the generators in order."""
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            try:
+                for _ in range(BUFFERED_PIECES):
+                    if self.over:
+                        return
+                    await self._piece()
+            except (httpx.HTTPError, OSError):
                 return
-            left -= len(data)
-        await _abandon(chunks)
 
 
-async def _abandon(chunks: AsyncIterator[bytes]) -> None:
-    """End an iteration before its end: a cancelled read unwinds the generators inside it."""
-    with trio.CancelScope() as scope:
-        scope.cancel()
+_PACKED = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
+
+
+def _inflater(encoding: str) -> Callable[[bytes], bytes] | None:
+    """For what a server packs although nobody asked it to. None: it is plain."""
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return None
+    bits = _PACKED.get(name)
+    unpacker = zlib.decompressobj(bits) if bits is not None else None
+
+    def inflate(data: bytes) -> bytes:
+        if unpacker is None:
+            raise _BodyError(f"the reply is packed as {name[:50]!r}, which nobody asked for")
         try:
-            await anext(chunks, None)
-        except (httpx.HTTPError, OSError):
-            return
+            return unpacker.decompress(data, MAX_BODY + 1)
+        except zlib.error as error:
+            raise _BodyError(f"the reply says that it is {name}, and is not: {error}") from None
+
+    return inflate
+
+
+async def _read(response: httpx.Response) -> bytes:
+    """The whole body."""
+    body = _Body.of(response)
+    parts: list[bytes] = []
+    try:
+        while (part := await body.next()) is not None:
+            parts.append(part)
+    finally:
+        await body.abandon()
+    return b"".join(parts)
 
 
 async def _close(response: httpx.Response) -> None:
@@ -294,8 +366,8 @@ _TABLE: tuple[tuple[type[Exception], Kind, Phase | None], ...] = (
 _OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-def failure_of(error: Exception, *, phase: Phase, reused: bool = False) -> Failure:
-    """What an exception of the wire means. The message is never empty: TLS errors often have none of their own."""
+def failure_of(error: Exception, target: Target, *, phase: Phase, reused: bool = False) -> Failure:
+    """What an exception of the wire means, in words that name the cause and no secret of `target`."""
     kind, fixed = next((kind, fixed) for cls, kind, fixed in _TABLE if isinstance(error, cls))
     causes = _causes(error)
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
@@ -304,9 +376,23 @@ def failure_of(error: Exception, *, phase: Phase, reused: bool = False) -> Failu
         kind = Kind.LOCAL
     elif kind is Kind.TRANSIENT and phase in (Phase.HEADERS, Phase.STREAM):
         kind = Kind.CUT
-    words = next((str(cause) for cause in causes if str(cause)), "no further word")
-    name = type(causes[0]).__name__
-    return Failure(kind, f"{name}: {words}"[:500], phase=fixed or phase, reused=reused and fixed is None)
+    return Failure(kind, _words(causes, target), phase=fixed or phase, reused=reused and fixed is None)
+
+
+def _words(causes: list[BaseException], target: Target) -> str:
+    """Never empty. The innermost exception that says something knows best: "Connection refused", or what TLS disliked,
+    while the outer ones say at most that all attempts failed.
+
+    A header that is refused is quoted by whoever refuses it, with the key that stands in it: hence the scrubbing.
+    """
+    speaking = (cause for cause in reversed(causes) if str(cause) and not isinstance(cause, _MUTE))
+    silent = "it took too long" if isinstance(causes[0], httpx.TimeoutException) else "no further word"
+    words = next((scrub(str(cause), target) for cause in speaking), silent)
+    return f"{type(causes[0]).__name__}: {words}"
+
+
+_MUTE = (trio.Cancelled, BaseExceptionGroup)
+"""They tell how the wait was ended, or that there are several causes; never which."""
 
 
 def _causes(error: BaseException) -> list[BaseException]:
@@ -315,5 +401,7 @@ def _causes(error: BaseException) -> list[BaseException]:
     current: BaseException | None = error
     while current is not None and current not in chain and len(chain) < 10:
         chain.append(current)
-        current = current.__cause__ or current.__context__
+        # One address, one exception; of several addresses the last one tried speaks for all.
+        inside = current.exceptions[-1] if isinstance(current, BaseExceptionGroup) else None
+        current = inside or current.__cause__ or current.__context__
     return chain

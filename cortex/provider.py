@@ -8,12 +8,9 @@ the actor on purpose, since a fresh client is the cure for a poisoned one. Healt
 
 from __future__ import annotations
 
-import inspect
 import logging
-import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -24,18 +21,22 @@ import actors
 from cortex import budget as budgets
 from cortex import catalog, health, limits, timers
 from cortex.budget import Budget
+from cortex.clients import new_client
 from cortex.config import ProviderConfig
+from cortex.errors import ConfigError
 from cortex.exchange import Exchanged, exchange
 from cortex.health import Admit, Health
+from cortex.keys import Keys
 from cortex.limits import Limit
 from cortex.messages import Answer, Failure, Kind, Phase, StreamEvent
 from cortex.outcomes import Cls, Outcome, Scope, classify, free_retry
 from cortex.policy import Policy
-from cortex.protocol import Call, Caller, LaneState, ProviderRecheck, ProviderSwitch, Publish, Refused, Served, Snapshot
+from cortex.protocol import Call, LaneState, ProviderRecheck, ProviderSwitch, Publish, Refused, Served, Snapshot
 from cortex.routing import Lane
-from cortex.timers import Timers
+from cortex.timers import Chance, Timers
 from cortex.wire import WIRES
 from cortex.wire.codec import Target
+from cortex.wire.faults import scrub
 
 logger = logging.getLogger("cortex")
 
@@ -46,7 +47,7 @@ POISON_COUNT, POISON_WINDOW = 3, 60.0
 """So many faults of ours within so many seconds: the client is poisoned, start afresh."""
 
 PROBE_SECONDS = 5.0
-KEEPALIVE_SECONDS = 5.0
+"""How long a token-free question may take."""
 
 
 _DISABLING = frozenset({Cls.AUTH, Cls.BILLING, Cls.CONFIG})
@@ -56,15 +57,30 @@ class PoisonedError(Exception):
     """Raised on purpose: too many faults of our own."""
 
 
-@attrs.frozen
-class _Permit:
-    """The leave to make one call, and the epochs it began in. `charged`: a retry token was spent for it."""
+@attrs.define(eq=False)
+class _Running:
+    """A call that was let in, with the epochs it began in.
 
-    lane: Lane
+    `trial`: it holds the one permit. `charged`: a retry token was spent for it. `told`: its first token has come and
+    been reported. `fair`: it has time enough for a verdict on a provider that stays silent.
+    """
+
+    call: Call
     lane_epoch: int
     endpoint_epoch: int
     trial: bool
-    charged: bool
+    began: float
+    told: bool = False
+    fair: bool = True
+    notes: tuple[str, ...] = ()
+
+    @property
+    def lane(self) -> Lane:
+        return self.call.picked.lane
+
+    @property
+    def charged(self) -> bool:
+        return self.call.retried
 
 
 class Provider(actors.Actor[Call | Publish | ProviderRecheck | ProviderSwitch]):
@@ -92,8 +108,7 @@ class Provider(actors.Actor[Call | Publish | ProviderRecheck | ProviderSwitch]):
         self._seen = 0
         self._unreached_at = self._answered_at = float("-inf")
         self._faults: deque[float] = deque(maxlen=POISON_COUNT)
-        self._key: str | None = None
-        self._key_lock = trio.Lock()
+        self._keys = Keys(config.api_key)
         self._probe_wanted = trio.Event()
         self._client: httpx.AsyncBaseTransport
 
@@ -105,7 +120,7 @@ class Provider(actors.Actor[Call | Publish | ProviderRecheck | ProviderSwitch]):
         if self._given is not None:
             self._client = self._given  # the user's: opened and closed by the user
         else:
-            self._client = await self.ctx.enter(await _new_client(self._config))
+            self._client = await self.ctx.enter(await new_client(self._config))
         kept: Snapshot | None = self.ctx.kept or self._last
         if kept is None:
             self._endpoint = Health.new(now, Scope.ENDPOINT)
@@ -146,7 +161,7 @@ class Provider(actors.Actor[Call | Publish | ProviderRecheck | ProviderSwitch]):
     @actors.handle
     def recheck(self, message: ProviderRecheck) -> None:  # noqa: ARG002
         """What was wrong has been mended: the next call tries it; a cached key is forgotten."""
-        self._key = None
+        self._keys.forget()
         self._both(health.Recheck())
 
     @actors.handle
@@ -167,18 +182,17 @@ class Provider(actors.Actor[Call | Publish | ProviderRecheck | ProviderSwitch]):
     @actors.handle
     def call(self, message: Call) -> Refused | None:
         """Refuse at once, or serve in a task of its own."""
-        permit = self._admit(message)
-        if isinstance(permit, Refused):
-            self._publish()
-            return permit
-        self.ctx.spawn(self._serve, message, permit, reply=self.ctx.defer())
+        admitted = self._admit(message)
+        self._publish()  # also of a call that was let in: the router must know what is in flight
+        if isinstance(admitted, Refused):
+            return admitted
+        self.ctx.spawn(self._serve, admitted, reply=self.ctx.defer())
         return None
 
-    def _admit(self, message: Call) -> _Permit | Refused:
-        now, picked = trio.current_time(), message.picked
-        lane = picked.lane
+    def _admit(self, call: Call) -> _Running | Refused:
+        now, picked = trio.current_time(), call.picked
         self._seen = max(self._seen, picked.number)
-        state = self._state_of(lane, now)
+        state = self._state_of(picked.lane, now)
         admission = health.admit(
             health.worse(state.health, self._endpoint),
             now,
@@ -190,17 +204,19 @@ class Provider(actors.Actor[Call | Publish | ProviderRecheck | ProviderSwitch]):
             return Refused(admission.reason)
         if not limits.has_slot(state.limit, state.in_flight, now):
             return Refused("all its slots are taken")
-        if message.retried:
+        if call.retried:
             self._budget, allowed = budgets.spend(self._budget, now)
             if not allowed:
                 return Refused("its retry budget is spent", spent=True)
-        trial = admission.verdict is Admit.TRIAL
+        return self._let_in(call, state, now, trial=admission.verdict is Admit.TRIAL)
+
+    def _let_in(self, call: Call, state: LaneState, now: float, *, trial: bool) -> _Running:
         began = health.Began(trial=trial)
         self._endpoint = self._step(self._endpoint, began)
         lane_health = self._step(state.health, began)
-        self._lanes[lane] = attrs.evolve(state, health=lane_health, in_flight=state.in_flight + 1)
+        self._lanes[call.picked.lane] = LaneState(lane_health, state.limit, state.in_flight + 1)
         self._in_flight += 1
-        return _Permit(lane, lane_health.epoch, self._endpoint.epoch, trial, charged=message.retried)
+        return _Running(call, lane_health.epoch, self._endpoint.epoch, trial, now)
 
     def _state_of(self, lane: Lane, now: float) -> LaneState:
         """The lane's state, moved to the young end; a new lane may push the oldest idle one out."""
@@ -215,119 +231,108 @@ class Provider(actors.Actor[Call | Publish | ProviderRecheck | ProviderSwitch]):
 
     # ---- one call
 
-    async def _serve(self, call: Call, permit: _Permit) -> Served:
-        """Make the exchange and judge it. The permit goes back however this ends."""
-        began = trio.current_time()
-        outcome = classify(Failure(Kind.CANCELLED, "the caller left"))
-        exchanged: Exchanged | None = None
-        settled = [False]
-        notes: tuple[str, ...] = ()
+    async def _serve(self, running: _Running) -> Served:
+        """Make the exchange and judge it. What the call holds goes back however this ends."""
+        exchanged = _CANCELLED
         try:
-            try:
-                exchanged, notes = await self._exchange(call, permit, settled)
-            except Exception as error:
-                logger.exception("a fault of cortex itself in a call of %s", self._config.name)
-                exchanged = Exchanged(Failure(Kind.LOCAL, f"{type(error).__name__}: {error}"[:500], phase=Phase.SENT))
-            failure = exchanged.result if isinstance(exchanged.result, Failure) else None
-            outcome = classify(failure)
-            duration = trio.current_time() - began
-            return Served(exchanged.result, outcome, duration, exchanged.first_token, notes)
+            exchanged = await self._exchange(running)
+        except Exception as error:
+            logger.exception("a fault of cortex itself in a call of %s", self._config.name)
+            exchanged = Exchanged(self._fault(error))
         finally:
-            self._settle(
-                call, permit, outcome, trio.current_time() - began, exchanged, trial=permit.trial and not settled[0]
-            )
+            outcome = classify(exchanged.result if isinstance(exchanged.result, Failure) else None)
+            self._settle(running, outcome, exchanged)
+        duration = trio.current_time() - running.began
+        return Served(exchanged.result, outcome, duration, exchanged.first_token, running.notes)
 
-    async def _exchange(self, call: Call, permit: _Permit, settled: list[bool]) -> tuple[Exchanged, tuple[str, ...]]:
-        key = await self._api_key(call.caller)
-        exchanged, notes = await self._send(call, permit, key, settled)
+    def _fault(self, error: Exception) -> Failure:
+        """An exception of our own; what it quotes may be anything, a header with its key too."""
+        words = scrub(str(error), self._target(_NO_LANE, self._keys.last))
+        return Failure(Kind.LOCAL, f"{type(error).__name__}: {words}", phase=Phase.SENT)
+
+    async def _exchange(self, running: _Running) -> Exchanged:
+        caller = running.call.caller
+        key = await self._keys.get(caller)
+        exchanged = await self._send(running, key)
         failure = exchanged.result
-        if isinstance(failure, Failure) and failure.kind is Kind.CREDENTIAL and callable(self._config.api_key):
-            # A rotated key needs no restart: ask for it again, and if it is another one, use it at once.
-            self._key = None
-            fresh = await self._api_key(call.caller)
-            if fresh != key:
-                return await self._send(call, permit, fresh, settled)
-        return exchanged, notes
+        if not (isinstance(failure, Failure) and failure.kind is Kind.CREDENTIAL and self._keys.rotates):
+            return exchanged
+        # A rotated key needs no restart: ask for it again, and if it is another one, use it at once.
+        self._keys.forget(key)
+        fresh = await self._keys.get(caller)
+        return exchanged if fresh == key else await self._send(running, fresh)
 
-    async def _send(
-        self, call: Call, permit: _Permit, key: str | None, settled: list[bool]
-    ) -> tuple[Exchanged, tuple[str, ...]]:
-        target = self._target(permit.lane, key)
-        http = self._wire.encode(call.request, target)
-        budget = self._timers(call, permit, len(http.body))
-        emit = None if call.emit is None else self._first_token_seen(call.emit, permit, settled)
-        return await exchange(self._client, self._wire, target, http, budget, emit), http.notes
+    async def _send(self, running: _Running, key: str | Failure | None) -> Exchanged:
+        if isinstance(key, Failure):
+            return Exchanged(key)
+        call, target = running.call, self._target(running.lane, key)
+        try:
+            http = self._wire.encode(call.request, target)
+        except ConfigError as error:  # what the user passed cannot be written down, for nobody
+            return Exchanged(Failure(Kind.BAD_REQUEST, str(error), phase=Phase.NOT_SENT))
+        running.notes = http.notes
+        budget = self._timers(running, len(http.body))
+        running.fair = budget.first.fair
+        emit = None if call.emit is None else self._telling(running, call.emit)
+        return await exchange(self._client, self._wire, target, http, budget, emit)
 
-    def _first_token_seen(
-        self, emit: Callable[[StreamEvent], Awaitable[None]], permit: _Permit, settled: list[bool]
+    def _telling(
+        self, running: _Running, emit: Callable[[StreamEvent], Awaitable[None]]
     ) -> Callable[[StreamEvent], Awaitable[None]]:
         """The first token of a stream is what a trial was for: report it then, not minutes later at the end."""
-        began = trio.current_time()
 
         async def emit_and_tell(event: StreamEvent) -> None:
-            if not settled[0]:
-                settled[0] = True
-                latency = trio.current_time() - began
-                self._apply(
-                    permit,
-                    lambda epoch: health.Answering(epoch, trial=permit.trial, latency=latency),
-                    spare=True,
-                    sole=False,
-                )
+            if not running.told:
+                running.told = True
+                latency = trio.current_time() - running.began
+                self._apply(running, lambda epoch: health.Answering(epoch, trial=running.trial, latency=latency))
                 self._publish()
             await emit(event)
 
         return emit_and_tell
 
-    def _apply(self, permit: _Permit, event: Callable[[int], health.Event], *, spare: bool, sole: bool) -> None:
+    def _apply(self, running: _Running, event: Callable[[int], health.Event]) -> None:
         """The same event to the endpoint and to the lane, each with the epoch this call began in there."""
-        self._endpoint = self._step(self._endpoint, event(permit.endpoint_epoch), spare=spare, sole=sole)
-        state = self._lanes[permit.lane]
-        stepped = self._step(state.health, event(permit.lane_epoch), spare=spare, sole=sole)
-        self._lanes[permit.lane] = attrs.evolve(state, health=stepped)
+        picked = running.call.picked
+        spare, sole = picked.spares > 0, picked.sole
+        self._endpoint = self._step(self._endpoint, event(running.endpoint_epoch), spare=spare, sole=sole)
+        state = self._lanes[picked.lane]
+        stepped = self._step(state.health, event(running.lane_epoch), spare=spare, sole=sole)
+        self._lanes[picked.lane] = LaneState(stepped, state.limit, state.in_flight)
 
-    def _settle(
-        self,
-        call: Call,
-        permit: _Permit,
-        outcome: Outcome,
-        duration: float,
-        exchanged: Exchanged | None,
-        *,
-        trial: bool,
-    ) -> None:
+    def _settle(self, running: _Running, outcome: Outcome, exchanged: Exchanged) -> None:
         """Apply what the call taught, give everything back, publish."""
         now = trio.current_time()
-        failure = exchanged.result if exchanged is not None and isinstance(exchanged.result, Failure) else None
-        # The usual race of a kept-alive connection says nothing about the provider.
-        harmless = failure is not None and failure.reused and free_retry(failure)
+        failure = exchanged.result if isinstance(exchanged.result, Failure) else None
+        harmless = failure is not None and _harmless(failure, fair=running.fair)
         verdict = attrs.evolve(outcome, cls=Cls.LOCAL, scope=Scope.NONE) if harmless else outcome
-        latency = duration if outcome.ok and call.emit is None else None
-        picked = call.picked
+        latency = now - running.began if outcome.ok and running.call.emit is None else None
+        trial, offline = running.trial and not running.told, running.call.picked.offline
         self._apply(
-            permit,
-            lambda epoch: health.Finished(verdict, epoch, trial=trial, latency=latency, offline=picked.offline),
-            spare=picked.spares > 0,
-            sole=picked.sole,
+            running, lambda epoch: health.Finished(verdict, epoch, trial=trial, latency=latency, offline=offline)
         )
-        state = self._lanes[permit.lane]
-        self._lanes[permit.lane] = attrs.evolve(
-            state, limit=self._learned(state, outcome, now), in_flight=state.in_flight - 1
-        )
+        state = self._lanes[running.lane]
+        self._lanes[running.lane] = LaneState(state.health, self._learned(state, outcome, now), state.in_flight - 1)
         self._in_flight -= 1
-        if failure is not None and outcome.cls is Cls.TRANSIENT and failure.phase is Phase.NOT_SENT:
-            self._unreached_at = now
-        elif exchanged is not None and (failure is None or failure.status is not None):
+        self._note_contact(failure, outcome, now)
+        self._settle_budget(running, outcome, now)
+        self._probe_wanted.set()
+        self._publish()
+        if outcome.cls is Cls.LOCAL:
+            self._note_fault(now, failure)
+
+    def _note_contact(self, failure: Failure | None, outcome: Outcome, now: float) -> None:
+        """When it last said anything, and when it last could not be reached: so a dead network of ours is told."""
+        if failure is None or failure.status is not None:
             self._answered_at = now
-        if permit.charged:
+        elif outcome.cls is Cls.TRANSIENT and failure.phase is Phase.NOT_SENT:
+            self._unreached_at = now
+
+    def _settle_budget(self, running: _Running, outcome: Outcome, now: float) -> None:
+        if running.charged:
             self._budget = budgets.settle(self._budget, now, ok=outcome.ok)
         elif outcome.ok:
             self._budget = budgets.earn(self._budget, now)
-        if outcome.cls in _DISABLING:
-            self._probe_wanted.set()
-        self._publish()
-        if outcome.cls is Cls.LOCAL and not harmless:
-            self._note_fault(now, failure)
 
     @staticmethod
     def _learned(state: LaneState, outcome: Outcome, now: float) -> Limit:
@@ -341,7 +346,7 @@ class Provider(actors.Actor[Call | Publish | ProviderRecheck | ProviderSwitch]):
     def _note_fault(self, now: float, failure: Failure | None) -> None:
         self._faults.append(now)
         if len(self._faults) == POISON_COUNT and now - self._faults[0] <= POISON_WINDOW:
-            words = failure.message if failure is not None else "cancelled"
+            words = failure.message if failure is not None else ""
             # In a task without a reply, since that is what crashes an actor.
             self.ctx.spawn(_crash, f"{POISON_COUNT} faults of ours within {POISON_WINDOW:.0f} s, the last: {words}")
             self._faults.clear()
@@ -350,42 +355,34 @@ class Provider(actors.Actor[Call | Publish | ProviderRecheck | ProviderSwitch]):
         config = self._config
         return Target(config.name, config.base_url, lane.upstream, key, config.headers, config.options)
 
-    def _timers(self, call: Call, permit: _Permit, size: int) -> Timers:
-        config, policy, picked = self._config, self._policy, call.picked
+    def _timers(self, running: _Running, size: int) -> Timers:
+        config, policy = self._config, self._policy
+        reasoning = catalog.reasoning(running.lane.model)
+        progress = config.timeout or (timers.PROGRESS_REASONING if reasoning else policy.progress_timeout)
+        return Timers(
+            policy.connect_timeout, self._chance(running, reasoning=reasoning), progress, timers.write_budget(size)
+        )
+
+    def _chance(self, running: _Running, *, reasoning: bool) -> Chance:
+        """How long it may be silent: for JSON until the whole answer, for a stream until its first token."""
+        call, config = running.call, self._config
         remaining = max(call.deadline - trio.current_time(), 0.0)
-        lane_health = self._lanes[permit.lane].health
-        reasoning = catalog.reasoning(permit.lane.model)
+        spares = call.picked.spares
+        lane_health = self._lanes[running.lane].health
         if call.emit is None:
-            first = timers.answer_budget(remaining=remaining, spares=picked.spares, configured=config.timeout)
-            p50 = lane_health.answer.quantile(0.5)
+            usual = lane_health.answer
+            chance = timers.answer_budget(remaining=remaining, spares=spares, configured=config.timeout)
         else:
-            first = timers.first_token_budget(
+            usual = lane_health.first
+            chance = timers.first_token_budget(
                 remaining=remaining,
-                spares=picked.spares,
-                configured=config.timeout or policy.first_token_timeout,
-                p95=lane_health.first.quantile(0.95),
+                spares=spares,
+                configured=config.timeout or self._policy.first_token_timeout,
+                p95=usual.quantile(0.95),
                 reasoning=reasoning,
                 local=config.kind == "local",
             )
-            p50 = lane_health.first.quantile(0.5)
-        if permit.trial and picked.spares:
-            first = timers.trial_budget(p50, first)
-        progress = config.timeout or (timers.PROGRESS_REASONING if reasoning else policy.progress_timeout)
-        return Timers(policy.connect_timeout, first, progress, timers.write_budget(size))
-
-    async def _api_key(self, caller: Caller | None) -> str | None:
-        """The key: as configured, or asked of the user's function once and again after a 401; one asks at a time."""
-        source = self._config.api_key
-        if not callable(source):
-            return source
-        async with self._key_lock:
-            if self._key is None:
-                is_async = inspect.iscoroutinefunction(source)
-                if caller is not None:
-                    self._key = str(await caller.run(source, {}, is_async=is_async))
-                elif not is_async:
-                    self._key = str(await trio.to_thread.run_sync(source, abandon_on_cancel=True))
-            return self._key
+        return timers.trial_budget(usual.quantile(0.5), chance) if running.trial and spares else chance
 
     # ---- healing
 
@@ -425,53 +422,44 @@ class Provider(actors.Actor[Call | Publish | ProviderRecheck | ProviderSwitch]):
 
     async def _probe(self) -> Outcome | None:
         """The outcome of a token-free question; None where this server has no such question to ask."""
-        if callable(self._config.api_key):
-            self._key = None  # it may have been rotated since
-            if inspect.iscoroutinefunction(self._config.api_key):
-                return None  # only a caller's loop can run it: let a call try
+        if self._keys.needs_caller:
+            return None  # only a caller's loop can run it: let a call try
+        self._keys.forget()  # it may have been rotated since
         try:
-            target = self._target(Lane(self._config.name, "", ""), await self._api_key(None))
+            key = await self._keys.get(None)
+            if isinstance(key, Failure):
+                return classify(key)
+            target = self._target(_NO_LANE, key)
             http = self._wire.probe(target)
-            first = Timers(self._policy.connect_timeout, PROBE_SECONDS, PROBE_SECONDS, PROBE_SECONDS)
-            exchanged = await exchange(self._client, self._wire, target, http, first, None)
+            budget = Timers(self._policy.connect_timeout, Chance(PROBE_SECONDS), PROBE_SECONDS, PROBE_SECONDS)
+            exchanged = await exchange(self._client, self._wire, target, http, budget, None)
         except Exception as error:
             logger.exception("a probe of %s failed by a fault of ours", self._config.name)
-            return classify(Failure(Kind.LOCAL, str(error), phase=Phase.NOT_SENT))
-        if isinstance(exchanged.result, Answer):
-            return classify(None)
-        failure = exchanged.result
-        if failure.status in (404, 405):
-            return None
-        if failure.status is not None and 200 <= failure.status < 300:
-            return classify(None)  # alive: a list of models is no answer of this dialect, and need not be
-        return classify(failure)
+            return classify(self._fault(error))
+        return _probed(exchanged.result)
+
+
+_NO_LANE = Lane("", "", "")
+"""Where a request is about no model."""
+
+_CANCELLED = Exchanged(Failure(Kind.CANCELLED, "the caller left", phase=Phase.SENT))
+
+
+def _harmless(failure: Failure, *, fair: bool) -> bool:
+    """Whether a failure says nothing about the provider: the usual race of a kept-alive connection, or a silence no
+    longer than the caller's hurry."""
+    return (failure.reused and free_retry(failure)) or (failure.kind is Kind.TIMEOUT_FIRST and not fair)
+
+
+def _probed(result: Answer | Failure) -> Outcome | None:
+    if isinstance(result, Answer):
+        return classify(None)
+    if result.status in (404, 405):
+        return None
+    # Alive: a list of models is no answer of this dialect, and need not be.
+    alive = result.status is not None and 200 <= result.status < 300
+    return classify(None if alive else result)
 
 
 async def _crash(why: str) -> None:
     raise PoisonedError(why)
-
-
-# ------------------------------------------------------------------------------------------------------------- clients
-
-
-async def _new_client(config: ProviderConfig) -> httpx.AsyncBaseTransport:
-    """A client of its own: no retries, no redirects, no environment; nobody ever waits inside its pool."""
-    if config.base_url.startswith("https:") and isinstance(config.verify, bool):
-        verify: ssl.SSLContext | str | bool = await trio.to_thread.run_sync(_tls_context, config.verify)
-    else:
-        verify = config.verify if config.base_url.startswith("https:") else False
-    return httpx.AsyncHTTPTransport(
-        verify=verify,
-        trust_env=False,
-        http1=True,
-        http2=False,
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=KEEPALIVE_SECONDS),
-        proxy=config.proxy,
-        retries=0,
-    )
-
-
-@lru_cache(maxsize=2)
-def _tls_context(verify: bool) -> ssl.SSLContext:
-    """Built once and shared: building one takes 30 to 40 ms, so it is done in a worker thread."""
-    return httpx.create_ssl_context(verify=verify, trust_env=False)

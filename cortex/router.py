@@ -18,8 +18,11 @@ import trio
 import actors
 from cortex import health
 from cortex.board import Board
+from cortex.budget import Budget
 from cortex.config import ProviderConfig, Settings
 from cortex.events import EventHub, HealthChanged, ProviderRestarted, wall_clock
+from cortex.health import Health
+from cortex.outcomes import Scope
 from cortex.protocol import Nobody, Pick, Picked, Publish, Recheck, Snapshot
 from cortex.routing import Lane, LaneView, NoneLeft, Ranked, Resorts, Verdict, Wait, choose, rank
 from cortex.routing import Pick as Chosen
@@ -30,6 +33,9 @@ ProviderSpec = Callable[[ProviderConfig, actors.ActorRef[Any], Snapshot | None],
 
 PICK_SECONDS = 1.0
 """A pick that has not become a call by then is not counted any more: its caller left."""
+
+OFF_AGAIN = 60.0
+"""A provider that was switched off and then crashed too often has no recheck of its own; it is started afresh then."""
 
 SNAPSHOT_SECONDS = 0.1
 """A restarted router waits so long for the snapshots it asked for before it judges without them."""
@@ -87,21 +93,27 @@ class Router(actors.Actor[Pick | Snapshot | Recheck | actors.Down | actors.Resta
     async def on_start(self) -> None:
         """Start the providers, or find them again: they live beside the router and outlive it."""
         living = {ref.name: ref for ref in self._providers.children()}
-        for config in self._settings.providers:
-            ref = living.get(f"provider:{config.name}")
+        for name in self._board.configs:
+            ref = living.get(f"provider:{name}")
             if isinstance(ref, actors.ActorRef):
-                self._adopt(config.name, ref)
+                self._adopt(name, ref)
                 ref.tell(Publish())
             else:
-                await self._start(config)
+                await self._start(name)
+        # Numbers go on from where they were: a provider counts as seen what an earlier router gave out.
+        self._number = max((one.seen for one in self._board.snapshots.values()), default=0)
         self._ready_at = trio.current_time() + SNAPSHOT_SECONDS
         self.ctx.spawn(self._keep_time)
 
-    async def _start(self, config: ProviderConfig) -> None:
-        last = self._board.snapshots.get(config.name)
-        ref = await self._providers.start_child(self._spec(config, self.ctx.ref, last))
-        self._gone.pop(config.name, None)
-        self._adopt(config.name, ref)
+    async def _start(self, name: str) -> None:
+        """Start a provider's actor, with the health it left if it had lived before; what cannot start waits."""
+        self._gone.pop(name, None)
+        spec = self._spec(self._board.configs[name], self.ctx.ref, self._board.snapshots.get(name))
+        try:
+            self._adopt(name, await self._providers.start_child(spec))
+        except (actors.StartError, actors.NameTaken) as error:
+            logger.warning("provider %s could not be started: %s", name, error.__cause__ or error)
+            self._give_up(name)
 
     def _adopt(self, name: str, ref: actors.ActorRef[Any]) -> None:
         self._refs[name] = ref
@@ -127,7 +139,8 @@ class Router(actors.Actor[Pick | Snapshot | Recheck | actors.Down | actors.Resta
         self._statuses[name] = status
         if status == previous:
             return
-        logger.warning("provider %s is %s (was %s)%s", name, status, previous, f": {why}" if why else "")
+        level = logging.INFO if status == "up" else logging.WARNING
+        logger.log(level, "provider %s is %s (was %s)%s", name, status, previous, f": {why}" if why else "")
         self._hub.emit(HealthChanged(name, status, previous, why, wall_clock()))
 
     @actors.handle
@@ -136,7 +149,7 @@ class Router(actors.Actor[Pick | Snapshot | Recheck | actors.Down | actors.Resta
         name = self._names.get(message.ref)
         if name is not None:
             self._board.present.discard(name)
-            self._hub.emit(ProviderRestarted(name, f"{message.exit}", wall_clock()))
+            self._hub.emit(ProviderRestarted(name, _cause(message.exit), wall_clock()))
 
     @actors.handle
     def restarted(self, message: actors.Restarted) -> None:
@@ -152,15 +165,19 @@ class Router(actors.Actor[Pick | Snapshot | Recheck | actors.Down | actors.Resta
         name = self._names.pop(message.ref, None)
         if name is None or self._refs.get(name) != message.ref:
             return
+        self._give_up(name)
+        self._serve_waiting()
+
+    def _give_up(self, name: str) -> None:
+        """Its health says so, and when it is started afresh."""
         now = trio.current_time()
         self._board.present.discard(name)
-        snapshot = self._board.snapshots.get(name)
-        if snapshot is None:
-            self._gone[name] = now + 5.0
-        else:
-            endpoint = health.step(snapshot.endpoint, health.GaveUp(), now, self.ctx.rng)
-            self._board.snapshots[name] = attrs.evolve(snapshot, endpoint=endpoint)
-            self._gone[name] = endpoint.until or now + 5.0
+        last = self._board.snapshots.get(name)
+        if last is None:
+            last = Snapshot(name, Health.new(now, Scope.ENDPOINT), {}, Budget.new(now))
+        endpoint = health.step(last.endpoint, health.GaveUp(), now, self.ctx.rng)
+        self._board.snapshots[name] = attrs.evolve(last, endpoint=endpoint, in_flight=0)
+        self._gone[name] = endpoint.until if endpoint.until is not None else now + OFF_AGAIN
         self._report(name)
         self._changed.set()
 
@@ -219,13 +236,13 @@ class Router(actors.Actor[Pick | Snapshot | Recheck | actors.Down | actors.Resta
     def _serve_waiting(self) -> None:
         """Look again, in order. Calls with the same needs fare alike: when the first must wait, so must the others."""
         now = trio.current_time()
-        stuck: set[int] = set()
+        stuck: set[tuple[object, ...]] = set()
         kept: deque[_Waiting] = deque()
         for one in self._waiting:
             if one.reply.settled:
                 continue  # its caller left
-            alike = id(one.pick.needs.tiers)
-            if alike in stuck and not one.pick.tried and now < one.until:
+            alike = _alike(one.pick)
+            if alike in stuck and now < one.until:
                 kept.append(one)
                 continue
             choice, ranked = self._choose(one.pick, one.since, now)
@@ -247,16 +264,8 @@ class Router(actors.Actor[Pick | Snapshot | Recheck | actors.Down | actors.Resta
                 continue
             now = trio.current_time()
             for name in [name for name, at in self._gone.items() if at <= now]:
-                await self._revive(name)
+                await self._start(name)
             self._serve_waiting()
-
-    async def _revive(self, name: str) -> None:
-        del self._gone[name]
-        try:
-            await self._start(self._board.configs[name])
-        except (actors.StartError, actors.NameTaken) as error:
-            logger.warning("provider %s could not be started afresh: %s", name, error.__cause__ or error)
-            self._gone[name] = trio.current_time() + 5.0
 
     # ---- by hand
 
@@ -266,8 +275,20 @@ class Router(actors.Actor[Pick | Snapshot | Recheck | actors.Down | actors.Resta
         names = [message.provider] if message.provider is not None else list(self._board.configs)
         for name in names:
             if message.revive and name in self._gone:
-                await self._revive(name)
-        return tuple(self._refs[name] for name in names)
+                await self._start(name)
+        return tuple(self._refs[name] for name in names if name in self._refs and name not in self._gone)
+
+
+def _cause(exit: actors.Exit) -> str:  # noqa: A002 - an actor's exit is called exit
+    """In a line. Of an exception only its type: what it quotes may be anybody's, the log has its traceback."""
+    return type(exit.exc if isinstance(exit, actors.Crashed | actors.StartFailed) else exit).__name__
+
+
+def _alike(pick: Pick) -> tuple[object, ...]:
+    """What decides who may serve a call. The chain is told by its identity: chains are made once and kept."""
+    needs = pick.needs
+    tried = tuple(pick.tried.items())
+    return id(needs.tiers), needs.tools, needs.images, needs.output, needs.est_tokens, needs.min_window, tried
 
 
 _COULD_SERVE = frozenset({Verdict.READY, Verdict.TRIAL, Verdict.BUSY, Verdict.RAMPING})

@@ -6,21 +6,30 @@ hangs leaves time for the next one. Pings and comments never extend a budget.
 
 from __future__ import annotations
 
+import math
+
 import attrs
 
 LIVENESS = 75.0
 """Longest silence of a stream that has begun, comments included. Anthropic pings about every 30 s while thinking."""
 
 ANSWER_FLOOR = 30.0
-"""A JSON answer comes only when it is whole: less than this is no fair chance. It is also the wait from which on a
-silent provider is to blame and not the caller's deadline."""
+"""A JSON answer comes only when it is whole: less than this is no fair chance."""
 
 FIRST_TOKEN_MIN, FIRST_TOKEN_MAX = 10.0, 60.0
+"""The bounds of what adapts to the model; less than the first is no fair chance."""
+
 FIRST_TOKEN_REASONING = 180.0
 FIRST_TOKEN_LOCAL = 120.0
 """A local server may have to load the model first."""
 
+SHARE_MIN = 2.0
+"""A stream's first token is given so long, however many others wait for their chance."""
+
 TRIAL_MIN = 2.0
+TRIAL_UNKNOWN = 10.0
+"""A trial's first token (JSON: answer) where nothing is known of what is usual."""
+
 PROGRESS_REASONING = 180.0
 WRITE_BASE, WRITE_RATE = 30.0, 100_000.0
 
@@ -29,33 +38,43 @@ _OWN_TIMER_FIRST = 0.98
 
 
 @attrs.frozen
+class Chance:
+    """Seconds an attempt has for its first token, or its JSON answer. `fair`: if they pass, the provider is to blame.
+
+    It is not when the caller was in a hurry. Then it is best to let the caller's own deadline end the attempt
+    (`seconds` is infinite), or to move on to somebody else without a word.
+    """
+
+    seconds: float
+    fair: bool = True
+
+
+@attrs.frozen
 class Timers:
-    """The budgets of one attempt, in seconds: `first` until the first token (JSON: the whole answer)."""
+    """The budgets of one attempt, in seconds."""
 
     connect: float
-    first: float
+    first: Chance
     progress: float
     write: float
     liveness: float = LIVENESS
 
 
-def answer_budget(*, remaining: float, spares: int, configured: float | None) -> float:
+def answer_budget(*, remaining: float, spares: int, configured: float | None) -> Chance:
     """For a whole JSON answer: a fair share of what is left, at least the floor; without a spare all of it."""
-    own = remaining * _OWN_TIMER_FIRST
     if configured is not None:
-        return min(configured, own)
-    if not spares:
-        return own
-    return min(max(ANSWER_FLOOR, remaining / (spares + 1)), own)
+        return _within(configured, remaining, fair_from=0.0)
+    share = max(ANSWER_FLOOR, remaining / (spares + 1)) if spares else remaining
+    return _within(share, remaining, fair_from=ANSWER_FLOOR)
 
 
 def first_token_budget(
     *, remaining: float, spares: int, configured: float | None, p95: float | None, reasoning: bool, local: bool
-) -> float:
-    """For the first token of a stream: four times what is usual here, within bounds by the kind of model."""
-    own = remaining * _OWN_TIMER_FIRST
+) -> Chance:
+    """For the first token of a stream: four times what is usual here, within bounds by the kind of model; no more than
+    a share of what is left while others could serve."""
     if configured is not None:
-        return min(configured, own)
+        return _within(configured, remaining, fair_from=0.0)
     if reasoning:
         adaptive = FIRST_TOKEN_REASONING
     elif p95 is None:
@@ -63,13 +82,25 @@ def first_token_budget(
     else:
         adaptive = min(max(4 * p95, FIRST_TOKEN_MIN), FIRST_TOKEN_MAX)
     if spares:
-        adaptive = min(adaptive, max(remaining / (spares + 1), TRIAL_MIN))
-    return min(adaptive, own)
+        adaptive = min(adaptive, max(remaining / (spares + 1), SHARE_MIN))
+    return _within(adaptive, remaining, fair_from=FIRST_TOKEN_MIN)
 
 
-def trial_budget(p50: float | None, full: float) -> float:
+def _within(wanted: float, remaining: float, *, fair_from: float) -> Chance:
+    """`wanted` seconds of the `remaining` ones. What does not fit is ended by the caller's deadline, unless that leaves
+    time enough for a verdict."""
+    own = remaining * _OWN_TIMER_FIRST
+    if wanted < own:
+        return Chance(wanted, fair=wanted >= fair_from)
+    if remaining >= ANSWER_FLOOR:
+        return Chance(own)
+    return Chance(math.inf, fair=False)
+
+
+def trial_budget(p50: float | None, chance: Chance) -> Chance:
     """For the one request that tests whether a provider is back: short, somebody is waiting."""
-    return min(max(2 * (p50 or 0.0), TRIAL_MIN), full)
+    usual = TRIAL_UNKNOWN if p50 is None else max(2 * p50, TRIAL_MIN)
+    return Chance(usual) if usual < chance.seconds else chance
 
 
 def write_budget(size: int) -> float:

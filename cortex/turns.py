@@ -53,7 +53,10 @@ class _Play:
                 return self._stopped(answer, routed.lane, "the model made the same tool call three times in a row")
             if self.steps > self.turn.max_rounds:
                 return self._stopped(answer, routed.lane, f"the turn used up its {self.turn.max_rounds} tool rounds")
-            await self._run_tools(answer.tool_calls)
+            with trio.move_on_at(self.turn.deadline) as scope:
+                await self._run_tools(answer.tool_calls)
+            if scope.cancelled_caught:
+                return self._too_late()
 
     async def _call(self) -> Routed | Unserved:
         self.steps += 1
@@ -113,6 +116,11 @@ class _Play:
             notes=tuple(self.notes),
         )
 
+    def _too_late(self) -> TurnFailed:
+        done = "; ".join(str(one) for one in self.attempts)
+        text = f"the turn's deadline passed while the tools of step {self.steps} ran: {done}"
+        return TurnFailed(DeadlineExceeded(text, attempts=self.attempts), tuple(self.attempts), shown=self.shown)
+
     def _stopped(self, answer: Answer, lane: Lane, why: str) -> TurnDone:
         """An end that is not the model's: each call that was not run is answered, so the history stays whole."""
         refused = tuple(ToolResult(call.id, call.name, f"not run: {why}", is_error=True) for call in answer.tool_calls)
@@ -124,15 +132,9 @@ class _Play:
 
 
 async def play(link: Link, turn: Turn, own_tools: Mapping[str, OwnTool] | None = None) -> TurnResult:
-    """Play `turn` to its end. Expected failures are values; the deadline of the turn bounds everything in it."""
-    played = _Play(link, turn, own_tools or {}, goal=turn.goal or Goal())
-    result: TurnResult | None = None
-    with trio.move_on_at(turn.deadline):
-        result = await played.run()
-    if result is None:
-        done = "; ".join(str(one) for one in played.attempts) or "no model had answered"
-        text = f"the turn's deadline passed in step {played.steps} (its tools included): {done}"
-        result = TurnFailed(
-            DeadlineExceeded(text, attempts=played.attempts), tuple(played.attempts), shown=played.shown
-        )
-    return result
+    """Play `turn` to its end. Expected failures are values.
+
+    The turn's deadline bounds everything in it. Model calls and tools each take it as their own, so that whatever it
+    cuts short still tells what had been tried.
+    """
+    return await _Play(link, turn, own_tools or {}, goal=turn.goal or Goal()).run()

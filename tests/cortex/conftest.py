@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 
 import cortex
-from cortex.testing import FaultWall
+from cortex.testing import FaultProvider, FaultWall
 
 DIALECTS = {"openai": "gpt-4o", "gemini": "gemini-2.5-flash", "anthropic": "claude-haiku-4-5"}
 
@@ -39,3 +40,56 @@ def make_engine(memory_wall: FaultWall) -> Callable[..., cortex.Engine]:
         return cortex.Engine(providers=providers, transport=memory_wall.transport(), **given)
 
     return make
+
+
+# ---------------------------------------------------------------- a primary and its spares: tests of failover
+
+PRIMARY, SPARE, THIRD = "openai", "anthropic", "gemini"
+KEYS = {name: f"secret-key-of-{name}" for name in (PRIMARY, SPARE, THIRD)}
+MODELS = {PRIMARY: "gpt-4o-mini", SPARE: "claude-haiku-4-5", THIRD: "gemini-2.5-flash"}
+DEEP = {PRIMARY: "gpt-4o", SPARE: "claude-opus-4-5", THIRD: "gemini-2.5-pro"}
+
+
+class Lab:
+    """A wall, and engines whose worker's model is the primary's, with the others as its spares in order."""
+
+    def __init__(self) -> None:
+        self.wall = FaultWall()
+        self.primary, self.spare, self.third = (self.wall.add(name) for name in (PRIMARY, SPARE, THIRD))
+        self.models = MODELS
+        self.deep = DEEP
+        self.keys = KEYS
+
+    def __getitem__(self, name: str) -> FaultProvider:
+        return self.wall[name]
+
+    def engine(
+        self,
+        spares: int = 1,
+        *,
+        each: dict[str, Any] | None = None,
+        wrap: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport] | None = None,
+        sockets: bool = False,
+        **options: Any,
+    ) -> cortex.Engine:
+        """`each`: more of the primary's configuration. `wrap`: around the transport. `sockets`: no transport at all."""
+        names = [PRIMARY, SPARE, THIRD][: spares + 1]
+        providers: dict[str, dict[str, Any]] = {
+            name: {"api_key": KEYS[name], "base_url": self.wall[name].base_url} for name in names
+        }
+        providers[PRIMARY] |= each or {}
+        given: dict[str, Any] = {
+            "worker_model": MODELS[PRIMARY],
+            "orchestrator_model": DEEP[PRIMARY],
+            "fallback_models": [MODELS[name] for name in names[1:]],
+        }
+        if not sockets:
+            transport = self.wall.transport()
+            given["transport"] = wrap(transport) if wrap is not None else transport
+        return cortex.Engine(providers, **{**given, **options})
+
+
+@pytest.fixture
+def lab() -> Lab:
+    """A fresh wall whose providers all answer, and a maker of engines."""
+    return Lab()
