@@ -133,11 +133,10 @@ def _own_handlers(base: type, cls: type, names: dict[str, Any]) -> dict[type, tu
     for name, raw in base.__dict__.items():
         if not getattr(raw, "__actor_handler__", False):
             continue
-        method = getattr(cls, name)
-        for kind in _members(_annotation(method, names)):
+        for kind in _members(_annotation(raw, names)):
             if kind in table:
                 raise TypeError(f"{base.__qualname__} has two handlers for {kind.__name__}")
-            table[kind] = (name, inspect.iscoroutinefunction(method))
+            table[kind] = (name, inspect.iscoroutinefunction(getattr(cls, name)))
     return table
 
 

@@ -51,7 +51,6 @@ log = logging.getLogger("actors")
 BUDGET = 64  # messages between two checkpoints: a count, not a clock, so a run can be replayed
 
 _MUST_GO_ON = (KeyboardInterrupt, SystemExit, GeneratorExit, trio.TrioInternalError)
-_SIGNALS = (Down, Restarting, Restarted)
 
 
 def crash_of(raised: BaseException) -> BaseException:
@@ -267,7 +266,7 @@ class Incarnation:
         self.cell.kept = value
 
     async def enter(self, manager: Any) -> Any:
-        if isinstance(manager, trio.CancelScope) or hasattr(manager, "_scope"):
+        if isinstance(manager, trio.CancelScope) or type(manager).__name__ == "NurseryManager":
             raise TypeError("enter() takes resources; use spawn() for tasks, and cancel scopes inside one handler")
         if hasattr(manager, "__aenter__"):
             return await self._stack.enter_async_context(manager)

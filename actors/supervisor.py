@@ -177,6 +177,7 @@ class Supervisor(Node):
             case restart.Order(final=final):
                 node.order_stop(final)
             case restart.Kill():
+                node.move(Phase.STOPPING)
                 node.kill()
             case restart.Backoff(exit=exit, k=k, delay=delay):
                 node.backoff(exit, k, delay)
@@ -191,5 +192,6 @@ class Supervisor(Node):
                 node.settle(exit)
 
     async def _live(self, node: Node, generation: int) -> None:
-        exit = await node.begin(generation)
+        ordered_before_it_began = node.phase is Phase.STOPPING
+        exit = Shutdown() if ordered_before_it_began else await node.begin(generation)
         self.feed(restart.Ended(node.uid, generation, exit))

@@ -68,8 +68,10 @@ async def test_first_start_fails(autojump_clock: Any, world: World, kit: SimpleN
 
 @contextmanager
 def resource(closed: list[str], error: Exception | None = None) -> Any:
-    yield "resource"
-    closed.append("closed")
+    try:
+        yield "resource"
+    finally:
+        closed.append("closed")
     if error is not None:
         raise error
 
@@ -125,9 +127,9 @@ async def test_crash_on_ask_keeps_the_queue(autojump_clock: Any, world: World, k
         answers.append((caught.value.retry_in, trio.current_time()))
 
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(later)
+        nursery.start_soon(too_short)
         with pytest.raises(actors.ActorDied) as caught:
-            nursery.start_soon(later)
-            nursery.start_soon(too_short)
             await ref.ask(kit.Get(ValueError("boom")))
         assert isinstance(caught.value.exit, actors.Crashed)
         assert caught.value.exit.msg_type == "Get"

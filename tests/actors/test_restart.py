@@ -185,9 +185,9 @@ def test_commands_in_every_phase_and_twice(phase: str, command: Any) -> None:
 
 
 def test_restart_of_a_running_child_is_not_charged() -> None:
-    state, actions = play(running(1), r.Again(1), r.Ended(1, 1, Shutdown()))
+    _, actions = play(running(1), r.Again(1), r.Ended(1, 1, Shutdown()))
     assert actions == [r.Order(1, False), r.Backoff(1, Shutdown(), 0, 0.0), r.Start(1, 2)]
-    state, actions = play(running(1), r.Again(1), r.Stop(1), r.Ended(1, 1, Shutdown()))
+    _, actions = play(running(1), r.Again(1), r.Stop(1), r.Ended(1, 1, Shutdown()))
     assert actions == [r.Order(1, False), r.Order(1, True), r.Settle(1, Shutdown())]
 
 

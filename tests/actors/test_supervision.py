@@ -63,7 +63,7 @@ async def test_escalation_restarts_the_supervisor_with_its_children(
 
 async def test_a_root_that_gives_up_leaves_the_block(autojump_clock: Any, kit: SimpleNamespace) -> None:
     error = ValueError("last")
-    with pytest.raises(actors.SupervisionFailed) as caught:
+    with pytest.raises(actors.SupervisionFailed) as caught:  # noqa: PT012
         async with actors.System() as system:
             sup = await system.start(actors.SupervisorSpec("sup", policy=actors.Restart(max_restarts=0)))
             ref = await sup.start_child(spec(kit, "w", policy=actors.Restart(max_restarts=0)))
