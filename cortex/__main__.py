@@ -1,0 +1,5 @@
+"""`python -m cortex`: the command line."""
+
+from cortex.cli import main
+
+raise SystemExit(main())

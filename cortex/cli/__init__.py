@@ -1,0 +1,128 @@
+"""The command line: `cortex demo`, `cortex ask`, `cortex explain`.
+
+Answers go to stdout, everything about them to stderr. Exit codes: 0 done, 1 a provider (or cortex) failed, 2 what was
+typed or configured cannot work, 130 interrupted, 141 the reader of a pipe went away. No traceback is ever shown; with
+`--verbose` the log, which has them, goes to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from typing import Final
+
+from cortex import __version__
+
+FAILED: Final = 1
+UNUSABLE: Final = 2
+INTERRUPTED: Final = 130
+READER_GONE: Final = 141
+"""128 + SIGPIPE, as a shell reports it."""
+
+logger = logging.getLogger("cortex")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit code. `argv` None: the process's own. SystemExit for `--help` and bad usage."""
+    options = _parser().parse_args(argv)
+    if options.verbose:
+        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    command: Callable[[argparse.Namespace], int] = getattr(import_module(f"cortex.cli.{options.room}"), options.command)
+    try:
+        code = command(options)
+        sys.stdout.flush()
+    except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:
+        return _ended(error)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cortex", description="Several LLM providers as if they were one.", epilog="cortex demo needs no key."
+    )
+    parser.add_argument("--version", action="version", version=f"cortex {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    demo = commands.add_parser("demo", help="providers on loopback ports fail and come back; no key, no network")
+    demo.set_defaults(room="demo", command="demo")
+
+    ask = commands.add_parser(
+        "ask",
+        help="ask one question with what the environment offers",
+        description="The answer goes to stdout, who served it to stderr.",
+    )
+    ask.add_argument("question", help='the question; "-" reads it from stdin')
+    ask.add_argument("--system", type=int, choices=(1, 2), help="1: the worker answers, 2: the orchestrator")
+    ask.add_argument("--timeout", type=float, metavar="SECONDS", help="for the whole turn")
+    shape = ask.add_mutually_exclusive_group()
+    shape.add_argument(
+        "--stream", action=argparse.BooleanOptionalAction, help="show the answer as it comes (default: on a terminal)"
+    )
+    shape.add_argument("--json", action="store_true", help="answer and metadata as one JSON object")
+    ask.set_defaults(room="ask", command="ask")
+
+    explain = commands.add_parser("explain", help="who would be asked, in which order, and why; asks nobody")
+    explain.add_argument("--json", action="store_true", help="the plans as one JSON object")
+    explain.set_defaults(room="ask", command="explain")
+
+    for command in (ask, explain):
+        command.add_argument("--config", metavar="FILE", help="a TOML file instead of the environment")
+        command.add_argument("--model", help="this model instead of the role's own")
+    for command in (demo, ask, explain):
+        command.add_argument("-v", "--verbose", action="store_true", help="the log to stderr")
+    return parser
+
+
+# ------------------------------------------------------------------------------------------------------ how it ended
+
+
+def _ended(error: BaseException) -> int:
+    """Say in one message what happened, and choose the exit code. A nursery may have wrapped the cause in groups."""
+    causes = list(_leaves(error))
+    for cause in causes:
+        if isinstance(cause, KeyboardInterrupt):
+            _say("interrupted")
+            return INTERRUPTED
+    for cause in causes:
+        # Not CortexErrors that happen to be a ConnectionError: this one is our own stdout.
+        if isinstance(cause, BrokenPipeError):
+            _let_go_of_stdout()
+            return READER_GONE
+    return _explained(causes[0])
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _leaves(one)
+    else:
+        yield error
+
+
+def _explained(error: BaseException) -> int:
+    from cortex.errors import ConfigError, CortexError
+
+    if isinstance(error, CortexError):
+        _say(str(error))
+        return UNUSABLE if isinstance(error, ConfigError) else FAILED
+    logger.error("a fault of cortex itself", exc_info=error)
+    _say(f"a fault of cortex itself: {type(error).__name__}: {error} (--verbose shows where)")
+    return FAILED
+
+
+def _say(message: str) -> None:
+    from cortex.cli.terminal import Screen
+
+    Screen(sys.stderr).message(f"cortex: {message}")
+
+
+def _let_go_of_stdout() -> None:
+    """What is still in the buffer can go nowhere; without this the interpreter complains when it flushes at exit."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):  # a stdout that is no file has nothing to let go of
+        return
