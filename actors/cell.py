@@ -200,9 +200,9 @@ class Cell(Node):
             if isinstance(item, Reply):
                 self._fail_queued(item, exit)
             elif not isinstance(item, Exempt):
-                self.emit(events.DeadLetter, "stopped", type(item).__name__)
+                self.emit(events.DeadLetter, "discarded", type(item).__name__)
             elif item.key is not None:
-                self.emit(events.DeadLetter, "stopped", type(item.message).__name__)
+                self.emit(events.DeadLetter, "discarded", type(item.message).__name__)
         for sender in waiting:
             if isinstance(sender, Waiter):
                 sender.error = self.died(exit)
@@ -215,7 +215,7 @@ class Cell(Node):
         if reply.settled:
             self.emit(events.Skipped, reply.settled, kind)
         else:
-            self.emit(events.DeadLetter, "stopped", kind)
+            self.emit(events.DeadLetter, "discarded", kind)
             reply.settle("failed", None, self.died(exit))
 
 

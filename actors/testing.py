@@ -149,10 +149,10 @@ class Faulty(Actor[Poke]):
 def assert_conserved(log: EventLog, name: str, accepted: int, handled: int, ignore: Iterable[str] = ()) -> None:
     """Every accepted message of the actor `name` had one fate. Call it once the system has ended.
 
-    `handled` counts what handlers began, crashed ones included; a refused message (reason "full") was never accepted.
+    `handled` counts what handlers began, crashed ones included; a refused message was never accepted.
     """
     skip = set(ignore)
-    lost = [event for event in log.of(events.DeadLetter, name) if event.reason == "stopped"]
+    lost = [event for event in log.of(events.DeadLetter, name) if event.reason == "discarded"]
     fates: list[Any] = [*lost, *log.of(events.Skipped, name), *log.of(events.Superseded, name)]
     fates += log.of(events.Unhandled, name)
     counted = sum(event.msg_type not in skip for event in fates)

@@ -285,7 +285,7 @@ async def test_crash_while_stopping_is_an_event_only(autojump_clock: Any, world:
     ref.tell(kit.Say("dead letter"))
     assert isinstance(await world.system.root.stop_child(ref), actors.Crashed)
     assert not world.log.of(events.RestartScheduled)
-    assert [event.reason for event in world.log.of(events.DeadLetter)] == ["stopped"]
+    assert [event.reason for event in world.log.of(events.DeadLetter)] == ["discarded"]
 
 
 async def test_a_group_with_one_leaf_is_that_leaf(autojump_clock: Any, world: World, kit: SimpleNamespace) -> None:

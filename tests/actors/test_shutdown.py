@@ -113,7 +113,7 @@ async def test_asks_and_tells_at_shutdown(autojump_clock: Any, kit: SimpleNamesp
                 ref.tell(kit.Say("dead letter"))
                 nursery.start_soon(asker, kit.Get("queued"))
                 await trio.testing.wait_all_tasks_blocked()
-            assert [event.reason for event in EventLog(stream).of(events.DeadLetter)] == ["stopped", "stopped"]
+            assert [event.reason for event in EventLog(stream).of(events.DeadLetter)] == ["discarded", "discarded"]
     assert outcomes == [("Shutdown", 0.0), None]  # the handler that ran is finished, its asker answered
 
 
