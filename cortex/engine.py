@@ -281,11 +281,7 @@ class Engine:
         """Something was mended (a key, a bill): forget why `provider` (None: all) is off; the next call tries it."""
         name = self.settings.provider(provider).name if provider is not None else None
 
-        async def work(tree: Tree, _: Caller) -> None:
-            for ref in await tree.router.ask(Recheck(name)):
-                await _tell(ref, ProviderRecheck())
-
-        await self.host.call(work)
+        await self.host.call(lambda tree, _: _tell(tree, name, ProviderRecheck(), revive=True))
 
     async def set_enabled(self, provider: str, enabled: bool) -> None:
         """Take a provider out of the picks, or put it back. Calls that it is serving go on."""
@@ -293,11 +289,7 @@ class Engine:
             raise ConfigError(f"enabled: must be True or False, not {checks.kind(enabled)}")
         name = self.settings.provider(provider).name
 
-        async def work(tree: Tree, _: Caller) -> None:
-            for ref in await tree.router.ask(Recheck(name, revive=False)):
-                await _tell(ref, ProviderSwitch(enabled))
-
-        await self.host.call(work)
+        await self.host.call(lambda tree, _: _tell(tree, name, ProviderSwitch(enabled), revive=False))
 
     # ---- closing
 
@@ -325,10 +317,14 @@ class Engine:
         self.close()
 
 
-async def _tell(ref: actors.ActorRef[Any], message: Any) -> None:
-    """Tell a provider's actor; one that is being restarted right now is told when it is back."""
-    while True:
-        try:
-            return await ref.ask(message)
-        except actors.Unavailable as error:
-            await trio.sleep(error.retry_in)
+async def _tell(tree: Tree, name: str | None, message: Any, *, revive: bool) -> None:
+    """Tell the provider `name` (None: each); one that is being restarted right now is told when it is back."""
+    for ref in await tree.router.ask(Recheck(name, revive=revive)):
+        while True:
+            try:
+                await ref.ask(message)
+                break
+            except actors.Unavailable as error:
+                await trio.sleep(error.retry_in)
+    # What they published stands before this in the router's queue: from now on everybody sees it.
+    await tree.router.ask(Recheck(name, revive=False))
