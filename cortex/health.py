@@ -386,4 +386,4 @@ def next_probe(health: Health, now: float, rng: Rng) -> float | None:
         return None
     if health.probed is None:
         return health.since + PROBE_MIN_OPEN * (1.0 + 0.2 * rng.random())
-    return health.probed + min(5.0 * 2.0**health.probes, 60.0) * (0.8 + 0.4 * rng.random())
+    return health.probed + min(5.0 * 2.0**health.probes, 20.0) * (0.8 + 0.4 * rng.random())

@@ -126,6 +126,7 @@ _GROUPS: Final = (
 )
 _GROUP: Final = {verdict: place for place, group in enumerate(_GROUPS) for verdict in group}
 _SECOND: Final = _GROUP[Verdict.AGAIN]
+_NEVER: Final = _GROUP[Verdict.TRIED]
 
 
 @attrs.frozen
@@ -218,11 +219,11 @@ def _judge(
     answer = admit(view.health, now, in_flight=view.in_flight, limit=view.limit)
     if tried and (stop := _not_again(answer, now)):
         return Ranked(lane, Verdict.TRIED, f"failed this call; {stop}", answer.until, tier)
-    if view.trial_out and answer.verdict in (Admit.TRIAL, Admit.OPEN, Admit.DISABLED):
+    on_trial = answer.verdict in (Admit.TRIAL, Admit.OPEN, Admit.DISABLED) and not view.health.gated(now)
+    if on_trial and view.trial_out:
         return Ranked(lane, Verdict.TRYING, "a trial is out", None, tier)
     if answer.refused:
-        last_resort = answer.verdict in (Admit.OPEN, Admit.DISABLED) and not view.health.gated(now)
-        return Ranked(lane, _REFUSALS[answer.verdict], answer.reason, answer.until, tier, last_resort)
+        return Ranked(lane, _REFUSALS[answer.verdict], answer.reason, answer.until, tier, on_trial)
     return _admitted(answer, view, needs, tried, tier)
 
 
@@ -267,7 +268,9 @@ def _place(entry: Ranked, view: LaneView | None, needs: Needs, tried: int, now: 
     """The sort key: what it can do, its tier (degraded: one later), those that must be waited for last, then the cost
     or the end of the wait."""
     group = _GROUP[entry.verdict]
-    if view is None or group > _GROUP[Verdict.RAMPING]:
+    if view is None or group == _NEVER:
+        return group, 0, False, 0.0
+    if group > _GROUP[Verdict.RAMPING]:
         return group, 0, not entry.trial, math.inf if entry.until is None else entry.until
     health = observe(view.health, now)
     tier = entry.tier + (health.state is State.DEGRADED)
