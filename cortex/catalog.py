@@ -31,8 +31,10 @@ def _table(*rows: tuple[str, Any]) -> _Table:
     return tuple((re.compile(pattern), value) for pattern, value in rows)
 
 
-def _find(table: _Table, model: str) -> Any:
-    name = model.lower().removeprefix("ft:")
+def _find(table: _Table, model: str, *, anywhere: bool = True) -> Any:
+    """`anywhere`: what a model is does not depend on who serves it, so "openai/o3" of a gateway is an o3."""
+    name = model.lower().rpartition("/")[2] if anywhere else model.lower()
+    name = name.removeprefix("ft:")
     return next((value for pattern, value in table if pattern.match(name)), None)
 
 
@@ -80,7 +82,7 @@ _REASONING: Final = _table(
     (r"claude-(fable|mythos|opus|sonnet)-[5-9]", True),
     (r"gemini-.*(flash|lite|hydrogen)", False),
     (r"gemini-2\.5-pro|gemini-[3-9]", True),
-    (r"(.*/)?(deepseek-r\d|qwq)", True),
+    (r"deepseek-r\d|qwq", True),
 )
 
 _LACKS: Final = _table(
@@ -102,7 +104,7 @@ _DEFAULTS: Final[Mapping[str, Mapping[Tier, str]]] = {
 
 def family(model: str) -> Literal["openai", "anthropic", "gemini"] | None:
     """Whose model a name is: the vendor whose own API serves it; None when the name does not tell."""
-    found: Literal["openai", "anthropic", "gemini"] | None = _find(_FAMILIES, model)
+    found: Literal["openai", "anthropic", "gemini"] | None = _find(_FAMILIES, model, anywhere=False)
     return found
 
 

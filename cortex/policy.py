@@ -29,6 +29,20 @@ def _count_or_none(policy: Policy, field: attrs.Attribute[Any], value: object) -
         _count(policy, field, value)
 
 
+def _count_or_zero(_: Policy, field: attrs.Attribute[Any], value: object) -> None:
+    checks.whole(f"Policy.{field.name}", value, low=0)
+
+
+def _seconds_or_zero(_: Policy, field: attrs.Attribute[Any], value: object) -> None:
+    checks.number(f"Policy.{field.name}", value, low=0, unit="seconds")
+
+
+def _interrupt(_: Policy, field: attrs.Attribute[Any], value: object) -> None:
+    if value == "continue":
+        raise ConfigError(f'Policy.{field.name}: "continue" does not exist yet; pass "raise" or "restart"')
+    checks.one_of(f"Policy.{field.name}", value, ("raise", "restart"))
+
+
 @attrs.frozen(kw_only=True)
 class Policy:
     """Deadlines, attempts and room of an engine; all optional. Times are in seconds.
@@ -60,24 +74,10 @@ class Policy:
     max_attempts: int | None = attrs.field(default=None, validator=_count_or_none)
     max_attempts_per_lane: int = attrs.field(default=2, validator=_count)
     max_in_flight: int = attrs.field(default=2_000, validator=_count)
-    max_queue: int = attrs.field(default=10_000)
-    on_interrupt: Literal["raise", "restart"] = attrs.field(default="raise")
+    max_queue: int = attrs.field(default=10_000, validator=_count_or_zero)
+    on_interrupt: Literal["raise", "restart"] = attrs.field(default="raise", validator=_interrupt)
     max_tool_rounds: int = attrs.field(default=10, validator=_count)
-    grace: float = attrs.field(default=5.0)
-
-    @max_queue.validator
-    def _check_max_queue(self, _: attrs.Attribute[int], value: object) -> None:
-        checks.whole("Policy.max_queue", value, low=0)
-
-    @on_interrupt.validator
-    def _check_on_interrupt(self, _: attrs.Attribute[str], value: object) -> None:
-        if value == "continue":
-            raise ConfigError('Policy.on_interrupt: "continue" does not exist yet; pass "raise" or "restart"')
-        checks.one_of("Policy.on_interrupt", value, ("raise", "restart"))
-
-    @grace.validator
-    def _check_grace(self, _: attrs.Attribute[float], value: object) -> None:
-        checks.number("Policy.grace", value, low=0, unit="seconds")
+    grace: float = attrs.field(default=5.0, validator=_seconds_or_zero)
 
     @classmethod
     def of(cls, given: object) -> Policy:

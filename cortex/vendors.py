@@ -8,7 +8,6 @@ Everything wrong is a `ConfigError` that names the field. A key, a header or a p
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from cortex import catalog, checks
+from cortex.addresses import is_near, ollama_url, url
 from cortex.errors import ConfigError
 from cortex.routing import Lane
 
@@ -86,7 +86,6 @@ _COMMON: Final = (
 )
 _OPTIONS: Final = frozenset[str]().union(*(vendor.options for vendor in VENDORS.values()))
 _SPEAKS_OPENAI: Final = ("openai", "azure", "local")
-_OLLAMA_PORT: Final = "11434"
 
 
 @attrs.frozen(kw_only=True)
@@ -206,9 +205,10 @@ def _api_key(
 ) -> tuple[ApiKey | None, str | None]:
     """The key, and the variable it came from."""
     field = f"{field}.api_key"
-    key = given.get("api_key")
+    key: Any = given.get("api_key")
     if callable(key):
-        return key, None
+        fetch: Callable[[], Any] = key
+        return fetch, None
     if isinstance(key, Mapping):
         variable = _variable(field, key)
         return _key_text(f"{field}: the environment variable {variable}", env.get(variable, "")), variable
@@ -275,73 +275,9 @@ def _vertex_url(options: Mapping[str, Any]) -> str:
     return f"https://{host}/v1/projects/{project}/locations/{location}/publishers/google"
 
 
-def url(field: str, value: object) -> str:
-    """An http(s) address without credentials, query or trailing slash."""
-    plain = checks.text(field, value, example="https://api.example.com/v1")
-    try:
-        parts = urlsplit(plain)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        raise ConfigError(f"{field}: is not an address; pass e.g. https://api.example.com/v1") from None
-    if parts.username is not None or parts.password is not None:
-        raise ConfigError(f"{field}: holds credentials; pass the key as api_key, or what else is needed in headers")
-    if parts.scheme not in ("http", "https"):
-        raise ConfigError(f"{field}: must begin with http:// or https://")
-    if not host or not plain.isprintable() or " " in plain:
-        raise ConfigError(f"{field}: names no host; pass e.g. https://api.example.com/v1")
-    if parts.query or parts.fragment:
-        raise ConfigError(f"{field}: may have no query and no fragment; what the dialect needs is added to it")
-    return plain.rstrip("/")
-
-
-def ollama_url(value: str) -> str:
-    """The OpenAI-compatible address behind OLLAMA_HOST, which Ollama reads as `host`, `host:port`, `:port` or a URL.
-
-    The variable may hold the address a server listens on: 0.0.0.0 then means this machine. Ports as Ollama has them:
-    11434, or the scheme's own when there is a scheme (source: ollama's envconfig, `Host`).
-    """
-    scheme, found, rest = value.strip().partition("://")
-    if not found:
-        scheme, rest = "http", scheme
-    authority, _, path = rest.partition("/")
-    host, port = _host_and_port(authority)
-    if host in ("", "0.0.0.0", "::"):  # noqa: S104 - read, not bound
-        host = "127.0.0.1"
-    default_port = _OLLAMA_PORT if not found else {"http": "80", "https": "443"}.get(scheme, _OLLAMA_PORT)
-    shown = f"[{host}]" if ":" in host else host
-    path = path.strip("/")
-    if path.split("/")[-1] != "v1":
-        path = f"{path}/v1".lstrip("/")
-    return url("OLLAMA_HOST", f"{scheme}://{shown}:{port or default_port}/{path}")
-
-
-def _host_and_port(authority: str) -> tuple[str, str]:
-    if authority.startswith("["):
-        host, _, rest = authority[1:].partition("]")
-        return host, rest.removeprefix(":")
-    if authority.count(":") > 1:  # an IPv6 address without its brackets
-        return authority, ""
-    host, _, port = authority.partition(":")
-    return host, port
-
-
 def _zone_of(kind: str, base_url: str) -> str:
     """A local server is on-prem, unless its address is neither loopback, private nor a bare host name."""
-    return ON_PREM if kind == "local" and _is_near(urlsplit(base_url).hostname or "") else CLOUD
-
-
-def _is_near(host: str) -> bool:
-    host = host.rstrip(".")
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        # A number alone, decimal or hexadecimal, is an IPv4 address in disguise.
-        return "." not in host and not host.isdigit() and not host.startswith("0x")
-    mapped = getattr(address, "ipv4_mapped", None)
-    address = mapped if mapped is not None else address
-    return address.is_loopback or address.is_private or address.is_link_local
+    return ON_PREM if kind == "local" and is_near(urlsplit(base_url).hostname or "") else CLOUD
 
 
 # ------------------------------------------------------------------------------------------------- the other fields
@@ -354,7 +290,8 @@ def _models(field: str, given: object) -> Mapping[str, str] | None:
     if isinstance(given, Mapping):
         pairs = [(checks.text(field, name), checks.text(f"{field}.{name}", given[name])) for name in given]
     elif isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
-        pairs = [(checks.text(f"{field}[{i}]", name),) * 2 for i, name in enumerate(given)]
+        names = [checks.text(f"{field}[{i}]", name) for i, name in enumerate(given)]
+        pairs = list(zip(names, names, strict=True))
     else:
         raise ConfigError(f'{field}: must be a list such as ["gpt-4o"] or a dict of names, not {checks.kind(given)}')
     if not pairs:

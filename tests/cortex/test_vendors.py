@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cortex.addresses import ollama_url, url
 from cortex.errors import ConfigError
-from cortex.vendors import ALIASES, CLOUD, ON_PREM, VENDORS, ollama_url, provider, url
+from cortex.vendors import ALIASES, CLOUD, ON_PREM, VENDORS, provider
 
 KEY = "sk-secret-5f2c"
 ENV = {variable: f"{KEY}-{variable}" for vendor in VENDORS.values() for variable in vendor.key_envs}
