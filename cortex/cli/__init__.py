@@ -11,7 +11,8 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Final
 
@@ -29,15 +30,31 @@ logger = logging.getLogger("cortex")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code. `argv` None: the process's own. SystemExit for `--help` and bad usage."""
     options = _parser().parse_args(argv)
-    if options.verbose:
-        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    command: Callable[[argparse.Namespace], int] = getattr(import_module(f"cortex.cli.{options.room}"), options.command)
-    try:
-        code = command(options)
-        sys.stdout.flush()
-    except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:
-        return _ended(error)
+    with _log(options.verbose):
+        try:
+            code: int = getattr(import_module(f"cortex.cli.{options.room}"), options.command)(options)
+            sys.stdout.flush()
+        except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:
+            return _ended(error)
     return code
+
+
+@contextmanager
+def _log(wanted: bool) -> Iterator[None]:
+    """The log on stderr for the time of one command, if wanted."""
+    if not wanted:
+        yield
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -154,7 +154,7 @@ class Show:
         who = ", ".join(f"{name} {count}" for name, count in self.served.most_common())
         self.screen.line()
         self.screen.line(
-            f"{asked} questions, {self.served.total()} answered ({who}), {self.failovers} by failover, "
+            f"{asked} questions: {self.served.total()} answered ({who or 'by nobody'}), {self.failovers} by failover; "
             f"{self.lost} lost.",
             style="bold",
         )

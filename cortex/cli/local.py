@@ -35,9 +35,9 @@ class Found:
     model: str
 
 
-def find(ports: Mapping[int, str] = PORTS) -> Found | None:
-    """The first of `ports` on 127.0.0.1 where a server names a model."""
-    for port in ports:
+def find() -> Found | None:
+    """The first of the usual ports on 127.0.0.1 where a server names a model."""
+    for port in PORTS:
         base_url = f"http://127.0.0.1:{port}/v1"
         models = models_at(base_url)
         if models:
