@@ -48,8 +48,8 @@ class PartialArgs:
                 self._put(path, "")  # keeps its place among its siblings
 
     def _put(self, path: str, value: Any) -> None:
-        steps = [int(index) if index else name or quoted for name, index, quoted in _STEP.findall(path)][:_MAX_STEPS]
-        if steps and isinstance(steps[0], str):
+        steps = [int(index) if index else name or quoted for name, index, quoted in _STEP.findall(path)]
+        if steps and isinstance(steps[0], str) and len(steps) <= _MAX_STEPS:
             _put(self._value, steps, value)
 
 

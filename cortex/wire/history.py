@@ -85,7 +85,7 @@ class _Tidier:
         self._settle()
         if user_first and (not self._turns or self._turns[0].role != "user"):
             self._turns.insert(0, Turn("user", (Text(OPENING),)))
-        return History("\n\n".join(filter(None, system)), tuple(self._turns), tuple(dict.fromkeys(self.notes)))
+        return History("\n\n".join(filter(str.strip, system)), tuple(self._turns), tuple(dict.fromkeys(self.notes)))
 
     def _add(self, role: TurnRole, parts: tuple[Part, ...]) -> None:
         if not parts:
