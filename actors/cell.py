@@ -404,6 +404,7 @@ class Incarnation:
             while not self._ordered:
                 if not items:
                     kind = type(None)
+                    message = result = None  # an idle actor keeps nothing of the last message alive
                     await queue.sleep()
                     budget = BUDGET
                     continue
