@@ -83,6 +83,8 @@ def crash_of(raised: BaseException) -> BaseException:
 class Cell(Node):
     """The part of an actor that outlives its incarnations."""
 
+    __slots__ = ("handlers", "kept", "life", "queue", "retry_at", "spec")
+
     def __init__(self, system: System, parent: Supervisor, spec: Spec[Any]) -> None:
         super().__init__(system, parent, spec.name)
         self.spec = spec
@@ -102,9 +104,10 @@ class Cell(Node):
             raise TypeError(f"{self.path}: ask() takes an actors.Ask, not {kind.__name__}")
         if self.handlers is None or kind in self.queue.accepts:
             return
-        if not any(base in self.handlers for base in kind.__mro__):
+        base = next((base for base in kind.__mro__ if base in self.handlers), None)
+        if base is None:
             raise TypeError(f"{self.path} has no handler for {kind.__name__}")
-        self.queue.accepts.add(kind)
+        self.handlers[kind] = self.handlers[base]  # remembered for the whole class
 
     def refused(self, message: Any) -> None:
         self.emit(events.DeadLetter, "stopped" if self.queue.closed else "full", type(message).__name__)
@@ -222,6 +225,26 @@ class Cell(Node):
 class Incarnation:
     """One life of an actor, and its `Context`."""
 
+    __slots__ = (
+        "_actor",
+        "_cleanup",
+        "_current",
+        "_killed",
+        "_leaving",
+        "_life",
+        "_msg_type",
+        "_nursery",
+        "_ordered",
+        "_running",
+        "_stack",
+        "_starting",
+        "_watching",
+        "cell",
+        "exit",
+        "generation",
+        "open",
+    )
+
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
         self.generation = cell.generation
@@ -235,12 +258,11 @@ class Incarnation:
         self._killed = False
         self._running = False
         self._watching: dict[Node, None] = {}
-        self._stack = AsyncExitStack()
-        self._nursery: trio.Nursery | None = None
+        self._stack: AsyncExitStack | None = None
+        self._nursery: trio.Nursery | None = None  # a failing task cancels it
         self._life = trio.CancelScope()  # kill() cancels it
-        self._work = trio.CancelScope()  # a failing task cancels it
-        self._starting = trio.CancelScope()
-        self._cleanup = trio.CancelScope(shield=True)
+        self._starting: trio.CancelScope | None = None
+        self._cleanup: trio.CancelScope | None = None
 
     # the context
 
@@ -268,6 +290,8 @@ class Incarnation:
     async def enter(self, manager: Any) -> Any:
         if isinstance(manager, trio.CancelScope) or type(manager).__name__ == "NurseryManager":
             raise TypeError("enter() takes resources; use spawn() for tasks, and cancel scopes inside one handler")
+        if self._stack is None:
+            self._stack = AsyncExitStack()
         if hasattr(manager, "__aenter__"):
             return await self._stack.enter_async_context(manager)
         return self._stack.enter_context(manager)
@@ -327,7 +351,8 @@ class Incarnation:
 
     def order_stop(self) -> None:
         self._ordered = True
-        self._starting.cancel("ordered to stop")
+        if self._starting is not None:
+            self._starting.cancel("ordered to stop")
         self.cell.queue.wake()
 
     def kill(self) -> None:
@@ -335,15 +360,16 @@ class Incarnation:
             self._killed = True
             self._conclude(Killed())
             self._life.cancel("killed")
-            self._cleanup.deadline = min(self._cleanup.deadline, trio.current_time() + self.cell.system.cleanup_grace)
+            if self._cleanup is not None:
+                limit = trio.current_time() + self.cell.system.cleanup_grace
+                self._cleanup.deadline = min(self._cleanup.deadline, limit)
 
     async def run(self) -> Exit:
         try:
             with self._life:
-                with self._work:
-                    async with trio.open_nursery() as self._nursery:
-                        self._conclude(await self._play())
-                        self._nursery.cancel_scope.cancel("the incarnation ends")
+                async with trio.open_nursery() as self._nursery:
+                    self._conclude(await self._play())
+                    self._nursery.cancel_scope.cancel("the incarnation ends")
                 self._nursery = None
                 if self._running and not self._killed:
                     await self._say_goodbye()
@@ -368,9 +394,9 @@ class Incarnation:
 
     async def _start(self) -> Exit | None:
         """None if the actor has started."""
-        self._starting.deadline = trio.current_time() + self.cell.spec.start_timeout
+        scope = trio.CancelScope(deadline=trio.current_time() + self.cell.spec.start_timeout)
         try:
-            with self._starting:
+            with scope as self._starting:
                 self._actor = actor = self.cell.spec.factory()
                 if not isinstance(actor, Actor):
                     raise TypeError(f"the factory of {self.cell.path} made a {type(actor).__name__}, not an Actor")
@@ -379,16 +405,18 @@ class Incarnation:
                 await actor.on_start()
         except BaseException as raised:
             return StartFailed(crash_of(raised))
+        finally:
+            self._starting = None
         if self._ordered and not self._leaving:
             return Shutdown()
-        if self._starting.cancelled_caught:
+        if scope.cancelled_caught:
             return StartFailed(trio.TooSlowError(f"on_start took longer than {self.cell.spec.start_timeout} s"))
         return None
 
     def _learn(self, handlers: dict[type, tuple[str, bool]]) -> None:
         if self.cell.handlers is not handlers:
             self.cell.handlers = handlers
-            self.cell.queue.accepts = set(handlers)
+            self.cell.queue.accepts = handlers
 
     async def _loop(self) -> None:
         """Handle messages until ordered to stop. Written flat: this is the hot path."""
@@ -487,7 +515,8 @@ class Incarnation:
             await async_fn(*args)
         except BaseException as raised:
             self._conclude(Crashed(crash_of(raised), "task", _name_of(async_fn)))
-            self._work.cancel("a task of the actor crashed")
+            assert self._nursery is not None
+            self._nursery.cancel_scope.cancel("a task of the actor crashed")
 
     def _start_serving(self, reply: Reply[Any], async_fn: Any, args: tuple[Any, ...], name: object) -> None:
         assert self._nursery is not None
@@ -551,8 +580,10 @@ class Incarnation:
 
     async def _close(self) -> None:
         """Close what `enter` opened: shielded, so that a kill cannot leave it open; bounded, so that it ends."""
+        if self._stack is None:
+            return
         limit = self.cell.system.cleanup_grace if self._killed else self.cell.spec.shutdown
-        self._cleanup.deadline = min(self._cleanup.deadline, trio.current_time() + limit)
+        self._cleanup = trio.CancelScope(shield=True, deadline=trio.current_time() + limit)
         with self._cleanup:
             try:
                 await self._stack.aclose()

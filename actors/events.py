@@ -76,7 +76,7 @@ class Escalated(Event):
 
 @attrs.frozen
 class DeadLetter(Event):
-    """A message was refused (`reason` "full" or "stopped"), or was still queued when the actor stopped ("discarded")."""
+    """A message was refused (`reason` "full" or "stopped"), or still queued when its actor stopped ("discarded")."""
 
     reason: str
     msg_type: str

@@ -27,7 +27,7 @@ from . import events
 from .errors import AskTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Container, Hashable
 
     from .cell import Cell, Incarnation
 
@@ -241,7 +241,7 @@ class Queue:
         self.senders: OrderedDict[Waiter | Reply[Any], None] = OrderedDict()
         self.values: dict[Hashable, Exempt] = {}
         self.sleeper: Task | None = None
-        self.accepts: set[type] = set()
+        self.accepts: Container[type] = ()  # set when the actor's class is known
         self.sent = 0
 
     @property

@@ -54,6 +54,21 @@ class Restarted:
 class Node:
     """Base of cells and supervisors. The parent drives it: begin, order_stop, kill, backoff, park, settle."""
 
+    __slots__ = (
+        "exit",
+        "generation",
+        "moved",
+        "name",
+        "parent",
+        "path",
+        "phase",
+        "ran",
+        "ref",
+        "system",
+        "uid",
+        "watchers",
+    )
+
     def __init__(self, system: System, parent: Supervisor | None, name: str) -> None:
         self.system = system
         self.parent = parent
