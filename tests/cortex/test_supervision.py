@@ -1,0 +1,289 @@
+"""What happens when it is us who break: the router, a provider's actor, a codec, a role. Nobody else may notice."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import httpx
+import pytest
+import trio
+
+import actors
+from cortex import provider as provider_room
+from cortex.errors import EngineFailed
+from cortex.events import ProviderRestarted
+from cortex.orchestrator import Orchestrator
+from cortex.provider import Provider
+from cortex.router import Router
+from cortex.testing import Delay, Hang, Reply, Status, ToolCalls
+from cortex.worker import Worker
+
+SPARE = "Hello from anthropic."
+OWN = "Hello from openai."
+
+
+class Bug:
+    """A handler of an actor that raises at its next `left` calls. To be made before the actor is started."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cls: type, name: str) -> None:
+        self.left = 0
+        original = getattr(cls, name)
+
+        @functools.wraps(original)
+        def broken(this: Any, *args: Any) -> Any:
+            if self.left > 0:
+                self.left -= 1
+                raise RuntimeError("a bug of ours")
+            return original(this, *args)
+
+        monkeypatch.setattr(cls, name, broken)
+
+
+class Faulty(httpx.AsyncBaseTransport):
+    """Raises what is no error of HTTP, `times` times, for the hosts that `port` names."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, port: int, times: float) -> None:
+        self.inner, self.port, self.times = inner, port, times
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.port == self.port and self.times > 0:
+            self.times -= 1
+            raise RuntimeError("a poisoned client")
+        return await self.inner.handle_async_request(request)
+
+
+def faulty(lab: Any, times: float) -> Callable[[httpx.AsyncBaseTransport], Faulty]:
+    return lambda inner: Faulty(inner, lab.primary.port, times)
+
+
+async def many(engine: Any, count: int, answers: list[str], **options: Any) -> None:
+    async def one() -> None:
+        answers.append((await engine.complete("hi", **options)).content)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(count):
+            nursery.start_soon(one)
+
+
+async def test_a_router_that_crashes_takes_no_call_with_it(
+    lab: Any, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.primary.always(Delay(5, Reply(OWN)))
+    answers: list[str] = []
+    bug = Bug(monkeypatch, Router, "pick")
+    async with lab.engine() as engine:
+        await engine.complete("hi")
+        before = {name: one.status for name, one in engine.health().items()}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(many, engine, 20, answers)
+            await trio.sleep(1)
+            bug.left = 1
+            nursery.start_soon(many, engine, 5, answers)  # the first of these finds it
+        assert bug.left == 0
+        assert answers == [OWN] * 25
+        assert {name: one.status for name, one in engine.health().items()} == before
+        assert len(lab.primary.requests) == 26
+        assert (await engine.complete("hi")).content == OWN
+
+
+async def test_a_router_that_keeps_crashing_is_our_fault_and_passes(
+    lab: Any, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bug = Bug(monkeypatch, Router, "pick")
+    async with lab.engine() as engine:
+        bug.left = 20
+        with pytest.raises(EngineFailed):
+            await engine.complete("hi")
+        bug.left = 0
+        await trio.sleep(60)
+        assert (await engine.complete("hi")).content == OWN
+
+
+async def test_an_open_circuit_outlives_the_router(
+    lab: Any, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.primary.always(Status(500))
+    bug = Bug(monkeypatch, Router, "pick")
+    async with lab.engine() as engine:
+        for _ in range(3):
+            await engine.complete("hi")
+        bug.left = 1
+        assert (await engine.complete("hi")).content == SPARE
+        assert engine.health()["openai"].status == "down"
+        assert len(lab.primary.requests) == 3
+
+
+async def test_a_poisoned_client_is_thrown_away_and_calls_fail_over(lab: Any, autojump_clock: Any) -> None:
+    """Three faults of ours in a minute crash the actor on purpose; it comes back by itself, with a trial."""
+    async with lab.engine(wrap=faulty(lab, 3)) as engine:
+        events = engine.events()
+        for _ in range(3):
+            answer = await engine.complete("hi")
+            assert answer.content == SPARE
+            assert answer.metadata.attempts[0].outcome == "local"
+        await trio.sleep(1)
+        restarted = [event for event in _drain(events) if isinstance(event, ProviderRestarted)]
+        assert [(one.provider, one.why) for one in restarted] == [("openai", "PoisonedError")]
+        assert engine.health()["openai"].status == "recovering"
+        assert (await engine.complete("hi")).content == OWN
+
+
+def _drain(stream: Any) -> list[Any]:
+    return list(stream._events)
+
+
+async def test_its_calls_in_flight_fail_over_when_a_provider_crashes(
+    lab: Any, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.primary.script(*[Hang()] * 20)
+    answers: list[str] = []
+    bug = Bug(monkeypatch, Provider, "recheck")
+    async with lab.engine() as engine, trio.open_nursery() as nursery:
+        nursery.start_soon(many, engine, 20, answers)
+        await trio.sleep(1)
+        bug.left = 1
+        with pytest.raises(actors.ActorDied):
+            await engine.recheck("openai")
+        await trio.sleep(1)
+        assert answers == [SPARE] * 20
+        assert all(seen.gone for seen in lab.primary.requests)
+
+
+async def test_a_crash_forgets_no_health(lab: Any, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.primary.always(Status(401))
+    bug = Bug(monkeypatch, Provider, "switch")
+    async with lab.engine() as engine:
+        await engine.complete("hi")
+        why = engine.health()["openai"].why
+        bug.left = 1
+        with pytest.raises(actors.ActorDied):
+            await engine.set_enabled("openai", True)
+        await trio.sleep(2)
+        assert engine.health()["openai"].status == "down"
+        assert engine.health()["openai"].why.split(";")[0] == why.split(";")[0]
+        await engine.complete("hi")
+        assert sum(seen.method == "POST" for seen in lab.primary.requests) == 1
+
+
+async def test_r7_it_is_given_up_after_six_crashes_and_revived_later(lab: Any, autojump_clock: Any) -> None:
+    async with lab.engine(wrap=faulty(lab, float("inf"))) as engine:
+        for _ in range(200):
+            assert (await engine.complete("hi")).content == SPARE
+            if "crashed" in engine.health()["openai"].why:
+                break
+            await trio.sleep(0.5)
+        assert engine.health()["openai"].status == "down"
+        assert engine.health()["anthropic"].status == "up"
+        assert (await engine.complete("hi")).metadata.attempts[0].provider == "anthropic"
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+async def test_what_was_given_up_comes_back(by_hand: bool, lab: Any, autojump_clock: Any) -> None:
+    transports: list[Faulty] = []
+
+    def wrap(inner: httpx.AsyncBaseTransport) -> Faulty:
+        transports.append(Faulty(inner, lab.primary.port, float("inf")))
+        return transports[0]
+
+    async with lab.engine(wrap=wrap) as engine:
+        while "crashed" not in engine.health()["openai"].why:
+            await engine.complete("hi")
+            await trio.sleep(0.5)
+        transports[0].times = 0
+        if by_hand:
+            await engine.recheck("openai")
+        else:
+            await trio.sleep(6)
+        assert (await engine.complete("hi")).content == OWN
+
+
+async def test_a_provider_that_cannot_start_harms_nobody_else(lab: Any, tmp_path: Any) -> None:
+    missing = {"base_url": "https://example.com/v1", "verify": str(tmp_path / "missing.pem")}
+    async with lab.wall, lab.engine(each=missing, sockets=True) as engine:
+        assert engine.health()["openai"].status == "down"
+        assert (await engine.complete("hi")).content == SPARE
+
+
+def break_encode(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    def encode(request: Any, target: Any) -> Any:
+        raise ZeroDivisionError("a bug in a codec")
+
+    wires = {
+        kind: attrs.evolve(wire, encode=encode) if kind in names else wire for kind, wire in provider_room.WIRES.items()
+    }
+    monkeypatch.setattr(provider_room, "WIRES", wires)
+
+
+async def test_a_bug_in_one_codec_ends_that_call_alone(
+    lab: Any, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_encode(monkeypatch, "openai")
+    async with lab.engine() as engine:
+        answer = await engine.complete("hi")
+        assert answer.content == SPARE
+        assert answer.metadata.attempts[0].outcome == "local"
+        assert engine.health()["openai"].status == "up"
+
+
+async def test_a_request_that_breaks_us_twice_walks_no_further(
+    lab: Any, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    break_encode(monkeypatch, "openai", "anthropic", "gemini")
+    async with lab.engine(2) as engine:
+        with caplog.at_level(logging.ERROR, "cortex"), pytest.raises(EngineFailed, match="a bug in a codec") as caught:
+            await engine.complete("hi")
+        assert [one.outcome for one in caught.value.attempts] == ["local", "local"]
+        assert caplog.records[0].exc_info is not None
+        assert "ZeroDivisionError" in caplog.text
+    assert lab.third.requests == ()
+
+
+@pytest.mark.parametrize("role", [Worker, Orchestrator])
+async def test_a_role_that_crashes_fails_its_calls_and_serves_the_next(
+    role: type, lab: Any, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.primary.script(Hang())
+    system = 1 if role is Worker else 2
+    bug = Bug(monkeypatch, role, "turn")
+    async with lab.engine() as engine:
+        failed: list[Exception] = []
+
+        async def in_flight() -> None:
+            with pytest.raises(EngineFailed) as caught:
+                await engine.create_agent("a").start_session().run("hi", system=system)
+            failed.append(caught.value)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(in_flight)
+            await trio.sleep(1)
+            bug.left = 1
+            nursery.start_soon(in_flight)
+        assert len(failed) == 2
+        answer = await engine.create_agent("a").start_session().run("hi", system=system)
+        assert answer.content == OWN
+
+
+async def test_a_worker_that_crashes_under_a_delegation_is_told_to_the_model(
+    lab: Any, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.primary.script(ToolCalls(("delegate", {"tasks": ["one"]})), Reply("so be it"))
+    bug = Bug(monkeypatch, Worker, "turn")
+    async with lab.engine() as engine:
+        bug.left = 1
+        answer = await engine.create_agent("a").start_session().run("hi", system=2)
+        assert answer.content == "so be it"
+        assert "the worker failed" in str(lab.primary.requests[-1].body)
+
+
+async def test_nothing_leaves_the_engines_block_but_what_the_body_raised(lab: Any, autojump_clock: Any) -> None:
+    class Own(Exception):
+        pass
+
+    with pytest.raises(Own):  # noqa: PT012 - the block is what is tested
+        async with lab.engine() as engine:
+            await engine.complete("hi")
+            raise Own
