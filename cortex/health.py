@@ -377,7 +377,8 @@ def next_probe(health: Health, now: float, rng: Rng) -> float | None:
     """When a token-free probe is due (seconds, same clock; may be past); None while none is needed.
 
     A disabled one at its recheck time. An open one as early as a probe can shorten it, which is before the first trial,
-    then 10 s after a failed probe, doubling up to 60 s, +-20 %.
+    then 10 s after the first that failed and 20 s after each further one, +-20 %: rarer than the trials they hold back,
+    they would delay the recovery.
     """
     health = observe(health, now)
     if health.state is State.DISABLED:

@@ -801,7 +801,7 @@ def test_probes_of_an_open_circuit_grow_rarer() -> None:
         assert at is not None
         due.append(round(at - clock.now, 1))
         clock.after(at - clock.now).do(ProbeFinished(bad()))
-    assert due == [2.2, 10, 20, 40, 60]
+    assert due == [2.2, 10, 20, 20, 20]
     assert next_probe(Clockwork().health, 1000.0, Dice()) is None
 
 
