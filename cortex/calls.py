@@ -190,5 +190,8 @@ def _failed_over(result: TurnDone) -> bool:
 def check_result(result: TurnResult) -> TurnDone:
     """The value, or the error it holds raised."""
     if isinstance(result, TurnFailed):
-        raise result.error
+        try:
+            raise result.error
+        finally:
+            del result  # the error's traceback holds this frame: no cycle
     return result

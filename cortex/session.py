@@ -17,7 +17,17 @@ import attrs
 import trio
 
 from cortex import checks, inputs
-from cortex.calls import CallOptions, Prepared, Role, as_response, outcome_of, parse_answer, prepare, repair_request
+from cortex.calls import (
+    CallOptions,
+    Prepared,
+    Role,
+    as_response,
+    check_result,
+    outcome_of,
+    parse_answer,
+    prepare,
+    repair_request,
+)
 from cortex.desk import Desk
 from cortex.errors import ConfigError, CortexError, EngineClosed, SessionBusy
 from cortex.events import ToolResultsDropped, wall_clock
@@ -156,18 +166,20 @@ class Session:
         whole = False
         try:
             result, system = await self._answered(tree, caller, given, sink, deadline, desk, decision)
-            if isinstance(result, TurnFailed):
-                raise result.error
-            goal = result.goal if self.agent.goal_tracking else None
-            response = as_response(result, given.prepared, started=started, system=system, goal=goal)
+            try:
+                done = check_result(result)
+            finally:
+                del result  # an error's traceback holds this frame: no cycle
+            goal = done.goal if self.agent.goal_tracking else None
+            response = as_response(done, given.prepared, started=started, system=system, goal=goal)
             whole = True
         finally:
             # Failed or cancelled: what tools did is done, whether or not there is an answer.
             if not whole and ledger.rows:
                 self._failed = (given.message, ledger)
         role: Role = "worker" if system == 1 else "orchestrator"
-        self._engine.served(self._engine.chain(role, given.prepared.model), result.lane)
-        self._commit(given, result, decision, system)
+        self._engine.served(self._engine.chain(role, given.prepared.model), done.lane)
+        self._commit(given, done, decision, system)
         return response
 
     def _triage(self, given: _Input) -> Decision:

@@ -120,6 +120,8 @@ class Host(Generic[H]):
         try:
             while not lodging.gone:
                 await waiter.park()
+        except GeneratorExit:  # the waiting loop was thrown away
+            raise
         except BaseException:
             post(lodging.token, partial(lodging.leave, drain=False))
             await waiter.linger(lambda: lodging.gone, self._grace)

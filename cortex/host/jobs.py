@@ -153,6 +153,9 @@ async def carry(job: Job[T], post: Callable[[Callable[[], None]], object], waite
     try:
         while not job.done:
             await waiter.park()
+    except GeneratorExit:  # the waiting loop was thrown away: nothing can be awaited in it any more
+        post(job.cancel)
+        raise
     except BaseException:
         post(job.cancel)
         await waiter.linger(lambda: job.done, grace)

@@ -141,16 +141,20 @@ class Lodging(Generic[H]):
     async def live(self) -> None:
         try:
             async with _inhabited(self._open_home, self._draining) as home:
-                self.home = home
-                for _, start in self._waiting:
-                    start(home)
-                self._waiting.clear()
+                self._open(home)
                 await self._leave.wait()
         except Exception as error:
             logger.exception("the engine's tree has failed")
             self._crash = error
         finally:
             self._end()
+
+    def _open(self, home: H) -> None:
+        # Not in `live`: its frame lasts as long as the engine, and what a local of it held would never be let go.
+        self.home = home
+        waiting, self._waiting = self._waiting, []
+        for _, start in waiting:
+            start(home)
 
     def _end(self) -> None:
         self.home = None
