@@ -57,8 +57,7 @@ from .errors import (
 )
 from .events import Event, EventStream
 from .mailbox import Ask, Mailbox, Reply
-from .node import Down, Restarted, Restarting
-from .ref import ActorRef, Ref, SupervisorRef, Tree
+from .ref import ActorRef, Down, Ref, Restarted, Restarting, SupervisorRef, Tree
 from .restart import Phase, Restart
 from .system import System
 

@@ -1,8 +1,7 @@
 """One actor's life. The only place that runs a handler.
 
-`Cell` is what a ref points to: queue, kept value, and the rules for messages while no incarnation runs. `Incarnation`
-is one life: factory -> on_start -> loop -> on_stop -> exit stack, in one task. It never lets an Exception out: it
-returns an `Exit`, so a nursery's cancellation is never the signal of a failure and siblings live.
+An `Incarnation` is one task: factory -> on_start -> loop -> on_stop -> exit stack. It never lets an Exception out: it
+returns an `Exit`, so a nursery's cancellation is never the signal of a failure, and siblings live.
 
 What came out of user code is judged by `crash_of`: Cancelled goes on if some scope around us really is cancelled (a
 saved and re-raised one is a crash), interrupts of the process go on at once, and the rest is the crash.
@@ -14,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -22,29 +21,13 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from . import events
-from .actor import Actor, Spec, handlers_of
-from .errors import (
-    ActorDied,
-    ActorError,
-    Crashed,
-    Exit,
-    Killed,
-    Normal,
-    Reject,
-    Shutdown,
-    StartFailed,
-    TaskFailed,
-    Unavailable,
-    cause_of,
-)
-from .mailbox import Ask, Exempt, Queue, Reply, Waiter
-from .node import Down, Node, Restarted, Restarting
-from .ref import ActorRef, Ref, Tree
-from .restart import Phase
+from .actor import Actor, handlers_of
+from .errors import ActorError, Crashed, Exit, Killed, Normal, Reject, Shutdown, StartFailed, TaskFailed, cause_of
+from .mailbox import Exempt, Reply
+from .ref import ActorRef, Down, Ref, Restarted, Restarting
 
 if TYPE_CHECKING:
-    from .supervisor import Supervisor
-    from .system import System
+    from .node import Cell, Node
 
 log = logging.getLogger("actors")
 
@@ -78,148 +61,6 @@ def crash_of(raised: BaseException) -> BaseException:
     while isinstance(rest, BaseExceptionGroup) and len(rest.exceptions) == 1:
         rest = rest.exceptions[0]
     return rest
-
-
-class Cell(Node):
-    """The part of an actor that outlives its incarnations."""
-
-    __slots__ = ("handlers", "kept", "life", "queue", "retry_at", "spec")
-
-    def __init__(self, system: System, parent: Supervisor, spec: Spec[Any]) -> None:
-        super().__init__(system, parent, spec.name)
-        self.spec = spec
-        self.queue = Queue(spec.mailbox.cap)
-        self.kept: Any = None
-        self.handlers: dict[type, tuple[str, bool]] | None = None  # known once the factory has made an actor
-        self.retry_at: float | None = None  # while down: when the next start is planned
-        self.life: Incarnation | None = None
-        self.ref = ActorRef[Any](self)
-
-    # what refs call
-
-    def check(self, message: Any, ask: bool = False) -> None:
-        """The slow path of the type check: TypeError unless a handler takes this message."""
-        kind = type(message)
-        if ask and not isinstance(message, Ask):
-            raise TypeError(f"{self.path}: ask() takes an actors.Ask, not {kind.__name__}")
-        if self.handlers is None or kind in self.queue.accepts:
-            return
-        base = next((base for base in kind.__mro__ if base in self.handlers), None)
-        if base is None:
-            raise TypeError(f"{self.path} has no handler for {kind.__name__}")
-        self.handlers[kind] = self.handlers[base]  # remembered for the whole class
-
-    def refused(self, message: Any) -> None:
-        self.emit(events.DeadLetter, "stopped" if self.queue.closed else "full", type(message).__name__)
-
-    def died(self, exit: Exit | None = None) -> ActorDied:
-        """A new error for each caller."""
-        return ActorDied(self.path, exit or self.exit or Shutdown())
-
-    def publish(self, key: Hashable, value: Any) -> None:
-        self.check(value)
-        if self.queue.closed:
-            self.refused(value)
-            return
-        old = self.queue.publish(key, value)
-        if old is not None:
-            self.emit(events.Superseded, type(old).__name__)
-
-    def accept(self, reply: Reply[Any]) -> None:
-        """Take an ask in, or raise why not."""
-        if self.queue.closed:
-            raise self.died()
-        if self.retry_at is not None and self._in_vain(reply):
-            raise Unavailable(self.path, max(0.0, self.retry_at - trio.current_time()))
-        if not self.queue.put(reply):
-            self.queue.senders[reply] = None
-
-    def _in_vain(self, reply: Reply[Any]) -> bool:
-        """Whether an ask cannot, or must not, wait for the next incarnation."""
-        return self.spec.asks_while_down == "fail" or (self.retry_at is not None and reply.deadline <= self.retry_at)
-
-    # what the parent orders
-
-    async def begin(self, generation: int) -> Exit:
-        self.generation = generation
-        self.move(Phase.STARTING)
-        self.life = life = Incarnation(self)
-        try:
-            return await life.run()
-        finally:
-            self.life = None
-
-    def order_stop(self, final: bool) -> None:
-        self.move(Phase.STOPPING)
-        if final:
-            self._close(Shutdown())
-        if self.life is not None:
-            self.life.order_stop()
-
-    def kill(self) -> None:
-        if self.life is not None:
-            self.life.kill()
-
-    def started(self) -> None:
-        self.retry_at = None
-        super().started()
-
-    def backoff(self, exit: Exit, k: int, delay: float) -> None:
-        self.retry_at = trio.current_time() + delay
-        super().backoff(exit, k, delay)
-        self._fail_vain_asks(delay)
-
-    def park(self, exit: Exit) -> None:
-        self.retry_at = trio.current_time()
-        super().park(exit)
-        self._fail_vain_asks(0.0)
-
-    def settle(self, exit: Exit) -> None:
-        self._close(exit)
-        super().settle(exit)
-
-    def snapshot(self, failures: int) -> Tree:
-        return Tree(self.name, self.path, self.phase, self.generation, len(self.queue.items), failures)
-
-    def _fail_vain_asks(self, delay: float) -> None:
-        queue = self.queue
-        waiting = [sender for sender in queue.senders if isinstance(sender, Reply)]
-        queued = [item for item in queue.items if isinstance(item, Reply)]
-        for reply in queued + waiting:
-            if not reply.settled and self._in_vain(reply):
-                queue.senders.pop(reply, None)
-                reply.settle("failed", None, Unavailable(self.path, delay))
-        kept = [item for item in queue.items if not (isinstance(item, Reply) and item.settled == "failed")]
-        queue.items.clear()
-        queue.items.extend(kept)
-        queue.admit()
-
-    def _close(self, exit: Exit) -> None:
-        """Nothing more will be handled: dead letters for messages, errors for whoever waits."""
-        if self.queue.closed:
-            return
-        items, waiting = self.queue.close()
-        for item in items:
-            if isinstance(item, Reply):
-                self._fail_queued(item, exit)
-            elif not isinstance(item, Exempt):
-                self.emit(events.DeadLetter, "discarded", type(item).__name__)
-            elif item.key is not None:
-                self.emit(events.DeadLetter, "discarded", type(item.message).__name__)
-        for sender in waiting:
-            if isinstance(sender, Waiter):
-                sender.error = self.died(exit)
-                trio.lowlevel.reschedule(sender.task)
-            else:
-                sender.settle("failed", None, self.died(exit))
-
-    def _fail_queued(self, reply: Reply[Any], exit: Exit) -> None:
-        kind = type(reply.message).__name__
-        if reply.settled:
-            self.emit(events.Skipped, reply.settled, kind)
-        else:
-            self.emit(events.DeadLetter, "discarded", kind)
-            reply.settle("failed", None, self.died(exit))
 
 
 class Incarnation:

@@ -29,7 +29,8 @@ from .errors import AskTimeout
 if TYPE_CHECKING:
     from collections.abc import Container, Hashable
 
-    from .cell import Cell, Incarnation
+    from .cell import Incarnation
+    from .node import Cell
 
 R = TypeVar("R")
 

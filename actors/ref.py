@@ -1,5 +1,5 @@
-"""Addresses. A ref is an immutable handle to one cell: it outlives restarts, and never reaches a later actor of the
-same name."""
+"""Addresses, and the signals about them. A ref is an immutable handle to one place in the tree: it outlives restarts,
+and never reaches a later actor of the same name."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from .errors import AskTimeout, Exit
 from .mailbox import Ask, Reply
 
 if TYPE_CHECKING:
-    from .cell import Cell
-    from .node import Node
+    from .node import Cell, Node
     from .supervisor import Supervisor
 
 M = TypeVar("M")
@@ -199,3 +198,30 @@ class Tree:
     queued: int
     failures: int
     children: tuple[Tree, ...] = ()
+
+
+@attrs.frozen
+class Down:
+    """`ref` has stopped for good; `generation` was its last."""
+
+    ref: Ref
+    exit: Exit
+    generation: int
+
+
+@attrs.frozen
+class Restarting:
+    """`ref` ended with `exit`; it starts again in `delay` seconds, after its `k`-th consecutive failure."""
+
+    ref: Ref
+    exit: Exit
+    k: int
+    delay: float
+
+
+@attrs.frozen
+class Restarted:
+    """`ref` runs again."""
+
+    ref: Ref
+    generation: int

@@ -14,9 +14,9 @@ import trio
 
 from . import events, restart
 from .actor import Spec, SupervisorSpec
-from .cell import Cell, crash_of
+from .cell import crash_of
 from .errors import ActorDied, Crashed, Exit, GaveUp, Killed, NameTaken, Shutdown, StartError, StartFailed
-from .node import Node, log
+from .node import Cell, Node, log
 from .ref import ActorRef, Ref, SupervisorRef, Tree
 from .restart import Phase
 
@@ -41,7 +41,7 @@ class Supervisor(Node):
         node = self._add(spec)
         try:
             while node.exit is None and not node.ran:
-                await node.moved.wait()
+                await node.wait_move()
         except trio.Cancelled:
             self.feed(restart.Stop(node.uid))
             raise
@@ -79,7 +79,7 @@ class Supervisor(Node):
         wanted = node.generation + (node.phase is not Phase.STARTING)
         self.feed(restart.Again(node.uid))
         while node.exit is None and (node.generation < wanted or node.phase in (Phase.STARTING, Phase.STOPPING)):
-            await node.moved.wait()
+            await node.wait_move()
         return node.phase is Phase.RUNNING
 
     def _child(self, ref: Ref) -> Node:

@@ -23,7 +23,6 @@ from .events import EventStream, Hub
 from .mailbox import Deadlines
 from .node import Node
 from .ref import ActorRef, SupervisorRef, Tree
-from .restart import Phase
 from .supervisor import Supervisor
 
 M = TypeVar("M")
@@ -63,6 +62,7 @@ class System:
         self._stopping = False
         self._verdict: Exit = Shutdown()
         self._left: BaseException | None = None
+        self._nursery: trio.Nursery | None = None
         self._root = Supervisor(self, None, name)
 
     def next_uid(self) -> int:
@@ -101,10 +101,10 @@ class System:
         if not self._stopping:
             self._stopping = True
             self._root.order_stop(final=True)
-            with trio.CancelScope(shield=True):
-                with trio.move_on_after(self.grace) if self.grace > 0 else trio.CancelScope(deadline=-math.inf):
-                    await self._ended.wait()
-                await self._force()
+            if self.grace <= 0:
+                self._root.kill()
+            if self._nursery is not None:
+                self._nursery.start_soon(self._enforce, name="grace")
         await self._ended.wait()
 
     # the life of the system
@@ -142,12 +142,13 @@ class System:
     async def _run(self) -> None:
         try:
             with trio.CancelScope(shield=True):
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self.deadlines.run, name="deadlines")
+                async with trio.open_nursery() as self._nursery:
+                    self._nursery.start_soon(self.deadlines.run, name="deadlines")
                     self._up.set()
                     self._verdict = await self._root.begin(1)
-                    nursery.cancel_scope.cancel("the root has ended")
+                    self._nursery.cancel_scope.cancel("the root has ended")
         finally:
+            self._nursery = None
             if self._root.exit is None:
                 self._root.settle(self._verdict)
             self.hub.close()
@@ -156,17 +157,18 @@ class System:
             if isinstance(self._verdict, GaveUp | Crashed):
                 self._body.cancel("the root supervisor gave up")
 
-    async def _force(self) -> None:
-        """Kill what is left, and wait for it: honestly, since a task that shields cannot be ended from outside."""
-        if not self._ended.is_set():
+    async def _enforce(self) -> None:
+        """Kill what is left, and wait for it: honestly, since a task that shields cannot be ended from outside.
+
+        A task of the system, not of whoever ordered the stop: that may be an actor, which must stay killable.
+        """
+        await trio.sleep(self.grace)
+        if self.grace > 0:
             log.warning("%s: not stopped within %s s, killing what is left", self.name, self.grace)
             self._root.kill()
-            with trio.move_on_after(self.cleanup_grace):
-                await self._ended.wait()
-        while not self._ended.is_set():
+        await trio.sleep(self.cleanup_grace)
+        while True:
             for node in list(self.names.values()):
-                if node.phase is not Phase.STOPPED:
-                    node.emit(events.Stuck)
-                    log.warning("%s is stuck: cancelled, and it does not end", node.path)
-            with trio.move_on_after(1):
-                await self._ended.wait()
+                node.emit(events.Stuck)
+                log.warning("%s is stuck: cancelled, and it does not end", node.path)
+            await trio.sleep(1)

@@ -94,6 +94,17 @@ async def test_stop_from_the_body_leaves_it_running(autojump_clock: Any, kit: Si
         await system.__aenter__()
 
 
+async def test_stop_from_inside_an_actor(autojump_clock: Any, kit: SimpleNamespace) -> None:
+    async def stop(actor: Any) -> None:
+        await system.stop()
+
+    async with actors.System() as system:
+        ref = await system.start(actors.Spec(lambda: kit.Worker([]), "w", shutdown=2))
+        ref.tell(kit.Do(stop))
+        assert await ref.wait_stopped() == actors.Killed()  # it waits for its own end, so it is not in time
+        assert trio.current_time() == 2
+
+
 async def test_asks_and_tells_at_shutdown(autojump_clock: Any, kit: SimpleNamespace) -> None:
     outcomes: list[Any] = []
     async with trio.open_nursery() as nursery:
