@@ -368,7 +368,7 @@ TABLE: Final[dict[State, dict[Signal, Rule]]] = {
         Signal.TIME: Rule((), "a calm minute: n - 1", _forget),
         Signal.OK: Rule((State.DEGRADED,), "slow", _succeeded),
         Signal.FAIL: Rule(
-            (State.OPEN, State.DEGRADED), "k in a row or half of 8: open; average < 0.8: degraded", _failed
+            (State.OPEN, State.DEGRADED), "k in a row or half of 8 (open), average below 0.8 (degraded)", _failed
         ),
     },
     State.DEGRADED: {
@@ -421,10 +421,10 @@ TABLE: Final[dict[State, dict[Signal, Rule]]] = {
 
 
 def diagram() -> str:
-    """The table as a mermaid state diagram, for a README."""
+    """The table as a mermaid state diagram, for a README. Its labels may hold no colon and no semicolon."""
     lines = ["stateDiagram-v2", f"    [*] --> {State.HEALTHY}"]
     for state, row in TABLE.items():
         for signal, rule in row.items():
-            label = f"{signal}: {rule.when}" if rule.when else f"{signal}"
+            label = f"{signal}, {rule.when}" if rule.when else f"{signal}"
             lines += [f"    {state} --> {to}: {label}" for to in rule.to if to is not state]
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -136,6 +137,8 @@ def test_the_diagram_is_printed_from_the_table() -> None:
         for rule in row.values():
             for to in rule.to:
                 assert to is state or f"    {state} --> {to}: " in drawing
+    for line in drawing.splitlines()[2:]:
+        assert re.fullmatch(r"    \w+ --> \w+: [^:;]+", line)  # mermaid ends a label at a colon or a semicolon
 
 
 @pytest.mark.parametrize("state", State)
