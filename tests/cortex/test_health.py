@@ -248,7 +248,8 @@ def test_degraded_and_not_used_for_a_minute_is_given_another_chance() -> None:
     clock = to_degraded()
     assert clock.after(59.9).state is State.DEGRADED
     assert clock.after(0.1).state is State.HEALTHY
-    clock.call(bad())
+    for _ in range(3):
+        clock.call(bad())
     assert clock.state is State.HEALTHY
 
 
@@ -282,6 +283,21 @@ def test_a_slow_lane_heals_when_it_is_fast_again() -> None:
     for _ in range(3):
         clock.call(OK, latency=1.0)
     assert clock.after(30.0).state is State.HEALTHY
+
+
+def test_a_slow_lane_nobody_used_for_a_minute_is_given_another_chance() -> None:
+    clock = slow_lane()
+    clock.call(OK, latency=3.1)
+    clock.after(60.0).call(OK, latency=3.1)
+    assert clock.state is State.HEALTHY
+
+
+def test_latency_is_the_lanes_alone() -> None:
+    clock = Clockwork(Scope.ENDPOINT)
+    clock.call(OK, latency=3.1)
+    clock.do(Answering(clock.health.epoch, latency=3.1))
+    assert clock.health.answer.peak is None
+    assert clock.health.first.peak is None
 
 
 def test_slow_for_ten_minutes_is_the_new_custom() -> None:
@@ -786,6 +802,10 @@ def test_the_worse_of_lane_and_endpoint_with_the_lanes_latency_and_the_later_gat
     assert both.state is State.OPEN
     assert both.answer == lane.health.answer
     assert both.gate_until == lane.health.gate_until
+    later = attrs.evolve(endpoint.health, gate_until=lane.now + 20.0)
+    assert worse(lane.health, later).gate_until == lane.now + 20.0
+    sooner = attrs.evolve(endpoint.health, gate_until=lane.now + 1.0)
+    assert worse(lane.health, sooner).gate_until == lane.now + 9.0
     assert worse(endpoint.health, lane.health).state is State.OPEN
 
 
