@@ -93,7 +93,7 @@ class Look:
     @staticmethod
     async def eventually_trio(true: Callable[[], object], seconds: float = 5.0) -> None:
         with trio.fail_after(seconds):
-            while not true():
+            while not true():  # noqa: ASYNC110 - what is awaited happens in other threads
                 await trio.sleep(0.002)
 
 

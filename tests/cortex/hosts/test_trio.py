@@ -53,10 +53,14 @@ async def test_entered_it_needs_no_thread_and_leaves_nothing(look: Any) -> None:
 )
 async def test_what_the_body_raises_leaves_as_itself(new_engine: NewEngine, thrown: BaseException) -> None:
     tasks = trio.lowlevel.current_statistics().tasks_living
-    with pytest.raises(type(thrown)) as caught:
+
+    async def body() -> None:
         async with new_engine() as engine:
             await engine.complete("hi")
             raise thrown
+
+    with pytest.raises(type(thrown)) as caught:
+        await body()
     assert caught.value is thrown
     assert trio.lowlevel.current_statistics().tasks_living == tasks
 
