@@ -10,7 +10,7 @@ import trio
 
 import actors
 from cortex import checks, inputs
-from cortex.errors import BadReply, EngineClosed, EngineFailed
+from cortex.errors import BadReply, CortexError, EngineClosed, EngineFailed
 from cortex.goals import Goal
 from cortex.messages import Answer, Kind, Message, OutputSchema, Request, Text, Usage
 from cortex.protocol import Turn, TurnDone, TurnFailed, TurnResult
@@ -188,8 +188,10 @@ def _failed_over(result: TurnDone) -> bool:
 
 
 def check_result(result: TurnResult) -> TurnDone:
-    """The value, or the error it holds raised."""
+    """The value, or the error it holds raised, with the trail of the whole turn: sub-tasks and both systems."""
     if isinstance(result, TurnFailed):
+        if isinstance(result.error, CortexError):
+            result.error.attempts = result.attempts
         try:
             raise result.error
         finally:

@@ -14,10 +14,14 @@ LIVENESS = 75.0
 """Longest silence of a stream that has begun, comments included. Anthropic pings about every 30 s while thinking."""
 
 ANSWER_FLOOR = 30.0
-"""A JSON answer comes only when it is whole: less than this is no fair chance."""
+"""A JSON answer comes only when it is whole: less than this is no fair chance. Nor is it for the first token of a
+stream, unless four times what is usual is less."""
+
+FAIR_REASONING = 60.0
+"""The same for a model that thinks before it speaks."""
 
 FIRST_TOKEN_MIN, FIRST_TOKEN_MAX = 10.0, 60.0
-"""The bounds of what adapts to the model; less than the first is no fair chance."""
+"""The bounds of what adapts to the model."""
 
 FIRST_TOKEN_REASONING = 180.0
 FIRST_TOKEN_LOCAL = 120.0
@@ -75,15 +79,15 @@ def first_token_budget(
     a share of what is left while others could serve."""
     if configured is not None:
         return _within(configured, remaining, fair_from=0.0)
+    fair = FAIR_REASONING if reasoning else ANSWER_FLOOR
     if reasoning:
         adaptive = FIRST_TOKEN_REASONING
     elif p95 is None:
         adaptive = FIRST_TOKEN_LOCAL if local else FIRST_TOKEN_MAX
     else:
         adaptive = min(max(4 * p95, FIRST_TOKEN_MIN), FIRST_TOKEN_MAX)
-    if spares:
-        adaptive = min(adaptive, max(remaining / (spares + 1), SHARE_MIN))
-    return _within(adaptive, remaining, fair_from=FIRST_TOKEN_MIN)
+    wanted = min(adaptive, max(remaining / (spares + 1), SHARE_MIN)) if spares else adaptive
+    return _within(wanted, remaining, fair_from=min(adaptive, fair))
 
 
 def _within(wanted: float, remaining: float, *, fair_from: float) -> Chance:

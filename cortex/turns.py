@@ -42,7 +42,8 @@ class _Play:
         while True:
             routed = await self._call()
             if isinstance(routed, Unserved):
-                return TurnFailed(routed.error, tuple(self.attempts), shown=self.shown or routed.shown)
+                routed.error.attempts = tuple(self.attempts)  # of the whole turn, not of this call alone
+                return TurnFailed(routed.error, routed.error.attempts, shown=self.shown or routed.shown)
             answer = routed.answer
             self.shown = self.shown or bool(answer.text)
             self.transcript.append(Message("assistant", answer.parts or (Text(""),)))
