@@ -8,7 +8,8 @@ A dialect is one file with four moves and one name:
     probe(target)           -> HttpCall          a question that costs no token (a list of models)
     WIRE = Wire("name", encode, decode, decoder, probe)
 
-Nothing here raises on what a server says: junk is a `Failure`.
+Nothing here raises on what a server says: junk is a `Failure`. `encode` raises `ConfigError` for tools, an output
+schema or an `extra` that has no JSON form.
 """
 
 from __future__ import annotations

@@ -232,6 +232,15 @@ def test_a_whole_answer_goes_back_as_it_came(reply: Any) -> None:
     ]
 
 
+def test_thoughts_that_are_signed_one_by_one_stay_apart(read: Any, sse: Any) -> None:
+    signed = [{"text": text, "thought": True, "thoughtSignature": f"s{text}"} for text in "ab"]
+    answer = read(WIRE, [sse(chunk(signed[0]), chunk(signed[1]), chunk({"text": "x"}, finish="STOP"))], TARGET)[
+        -1
+    ].answer
+    own = TARGET.issuer
+    assert answer.parts == (Thinking("a", "sa", own), Thinking("b", "sb", own), Text("x"))
+
+
 @pytest.mark.parametrize(
     ("raw", "finish"),
     [

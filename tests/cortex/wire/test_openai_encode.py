@@ -241,6 +241,8 @@ def test_thinking_goes_back_only_to_its_issuer_and_only_where_it_is_wanted() -> 
 
     target = Target("d", "https://api.deepseek.com", "deepseek-reasoner")
     assert body_of(WIRE.encode(history(target.issuer), target))["messages"][1]["reasoning_content"] == "deep"
+    asked_again = Request((*history(target.issuer).messages, Message("assistant", (Text("1"),)), *HELLO))
+    assert b"reasoning_content" not in WIRE.encode(asked_again, target).body
     foreign = WIRE.encode(history(Issuer("other", "deepseek-reasoner")), target)
     assert b"deep" not in foreign.body.replace(b"deepseek", b"")
     assert foreign.notes == ("thinking of another issuer was left out",)

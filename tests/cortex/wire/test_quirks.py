@@ -144,6 +144,7 @@ def test_arguments_that_are_empty_or_no_object(raw: str, value: Any, reply: Any)
             [delta("a", usage={"completion_tokens": 1}), delta("b", "stop", usage={"completion_tokens": 2})],
             Usage(None, 2),
         ),  # cumulative
+        ([delta("a", usage={"prompt_tokens": 3}), delta("b", "stop", usage={"completion_tokens": 2})], Usage(3, 2)),
         ([delta("a", usage={"prompt_tokens": 3, "completion_tokens": -1}), delta("b", "stop", usage=None)], Usage(3)),
     ],
 )

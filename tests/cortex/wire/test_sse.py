@@ -37,6 +37,7 @@ def data(*texts: str) -> list[SseItem]:
         (b"datax: no\nDATA: no\ndata: a\n\n", data("a")),
         (b"data: a\r\n\r\ndata: b\r\n\r\n", data("a", "b")),
         (b"data: a\r\rdata: b\r\r", data("a", "b")),
+        (b"event: x\r\ndata: a\r\ndata: b\r\n\r\n", [SseEvent("x", "a\nb")]),
         (b"data: a\n\r\ndata: b\r\n\r", data("a", "b")),
         (b"\xef\xbb\xbfdata: a\n\n", data("a")),  # S12
         (b"data: a\n\n\xef\xbb\xbfdata: b\n\n", data("a")),  # a BOM is one at the very start alone
