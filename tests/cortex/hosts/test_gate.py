@@ -1,0 +1,226 @@
+"""Back-pressure: so many calls inside, so many more in order before the door, then QueueFull. In virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+import cortex
+from cortex.errors import DeadlineExceeded, EngineClosed, QueueFull
+from cortex.policy import Policy
+from cortex.testing import Delay, FaultWall, Hang, Reply
+from cortex.tree import Gate
+
+Make = Callable[..., cortex.Engine]
+
+
+def slow_wall(wall: FaultWall, seconds: float = 1.0) -> None:
+    wall["openai"].always(lambda seen: Delay(seconds, Reply(f"to {seen.text}")))
+
+
+async def test_beyond_the_limit_they_wait_in_order(
+    autojump_clock: object, make_engine: Make, memory_wall: FaultWall, look: Any
+) -> None:
+    slow_wall(memory_wall)
+    order: list[int] = []
+
+    async def call(n: int) -> None:
+        await engine.complete(f"{n}")
+        order.append(n)
+
+    async with make_engine("openai", policy={"max_in_flight": 2}) as engine:
+        async with trio.open_nursery() as nursery:
+            for n in range(6):
+                nursery.start_soon(call, n)
+                await trio.sleep(0.1)
+            gate = look.gate(engine)
+            assert (gate.inside, gate.waiting, len(memory_wall["openai"].requests)) == (2, 4, 2)
+        assert [seen.text for seen in memory_wall["openai"].requests] == list("012345")
+        assert order == list(range(6))
+        assert trio.current_time() == pytest.approx(3.0, abs=0.5)
+        assert look.quiet(engine)
+
+
+async def test_then_the_queue_is_full(
+    autojump_clock: object, make_engine: Make, memory_wall: FaultWall, look: Any
+) -> None:
+    slow_wall(memory_wall)
+    async with make_engine("openai", policy={"max_in_flight": 1, "max_queue": 1}) as engine:
+        async with trio.open_nursery() as nursery:
+            for n in range(2):
+                nursery.start_soon(engine.complete, f"{n}")
+                await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(QueueFull, match="1 calls are running and 1 are waiting"):
+                await engine.complete("one too many")
+        assert (await engine.complete("later")).content == "to later"
+        assert look.quiet(engine)
+
+
+async def test_no_queue_at_all(autojump_clock: object, make_engine: Make, memory_wall: FaultWall) -> None:
+    slow_wall(memory_wall)
+    async with make_engine("openai", policy={"max_in_flight": 1, "max_queue": 0}) as engine:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(engine.complete, "one")
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(QueueFull):
+                await engine.complete("two")
+        await engine.complete("three")
+
+
+async def test_a_waiter_that_leaves_leaves_no_trace(
+    autojump_clock: object, make_engine: Make, memory_wall: FaultWall, look: Any
+) -> None:
+    slow_wall(memory_wall)
+    async with make_engine("openai", policy={"max_in_flight": 1}) as engine:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(engine.complete, "one")
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.move_on_after(0.5) as scope:
+                await engine.complete("two")
+            assert scope.cancelled_caught
+            assert look.gate(engine).waiting == 0
+            nursery.start_soon(engine.complete, "three")
+        assert [seen.text for seen in memory_wall["openai"].requests] == ["one", "three"]
+        assert look.quiet(engine)
+
+
+@pytest.mark.parametrize("given", [{"call": 0.5}, {"policy": 0.5}])
+async def test_a_waiters_deadline_runs(
+    autojump_clock: object, make_engine: Make, memory_wall: FaultWall, look: Any, given: dict[str, float]
+) -> None:
+    slow_wall(memory_wall, 5.0)
+    policy = {"max_in_flight": 1, "queue_timeout": given.get("policy")}
+    async with make_engine("openai", policy=policy) as engine, trio.open_nursery() as nursery:
+        nursery.start_soon(engine.complete, "one")
+        await trio.testing.wait_all_tasks_blocked()
+        began = trio.current_time()
+        with pytest.raises(DeadlineExceeded, match="waited for its turn"):
+            await engine.complete("two", timeout=given.get("call"))
+        assert trio.current_time() - began == pytest.approx(0.5)
+        assert look.gate(engine).waiting == 0
+        assert len(memory_wall["openai"].requests) == 1
+
+
+async def test_a_waiter_for_its_session_holds_no_place(
+    autojump_clock: object, make_engine: Make, memory_wall: FaultWall, look: Any
+) -> None:
+    slow_wall(memory_wall)
+    async with make_engine("openai", policy={"max_in_flight": 2}) as engine, trio.open_nursery() as nursery:
+        session = engine.create_agent(name="a").start_session()
+        nursery.start_soon(session.run, "first")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(session.run, "second")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(engine.complete, "other")
+        await trio.testing.wait_all_tasks_blocked()
+        assert [seen.text for seen in memory_wall["openai"].requests] == ["first", "other"]
+
+
+async def test_a_drain_lets_the_waiting_end_too(
+    autojump_clock: object, make_engine: Make, memory_wall: FaultWall
+) -> None:
+    slow_wall(memory_wall)
+    async with trio.open_nursery() as nursery:
+        async with make_engine("openai", policy={"max_in_flight": 1}) as engine:
+            for n in range(3):
+                nursery.start_soon(engine.complete, f"{n}")
+                await trio.testing.wait_all_tasks_blocked()
+        assert len(memory_wall["openai"].requests) == 3
+        assert trio.current_time() == pytest.approx(3.0, abs=0.5)
+
+
+async def test_what_outlasts_the_grace_is_told_so_and_the_waiting_too(
+    autojump_clock: object, make_engine: Make, memory_wall: FaultWall
+) -> None:
+    memory_wall["openai"].always(Hang())
+    told: list[type] = []
+
+    async def call() -> None:
+        try:
+            await engine.complete("hi")
+        except EngineClosed as error:
+            told.append(type(error))
+
+    async with trio.open_nursery() as nursery:
+        async with make_engine("openai", policy={"max_in_flight": 1, "grace": 2.0}) as engine:
+            for _ in range(3):
+                nursery.start_soon(call)
+                await trio.testing.wait_all_tasks_blocked()
+        assert trio.current_time() == pytest.approx(2.0, abs=0.5)
+    assert told == [EngineClosed] * 3
+    assert len(memory_wall["openai"].requests) == 1
+
+
+async def test_a_waiter_that_leaves_ends_a_drain(autojump_clock: object) -> None:
+    gate = Gate(Policy(max_in_flight=1))
+    lock = trio.Lock()
+    await lock.acquire()  # somebody who is not inside holds the session: only the waiter is left
+
+    async def wait(scope: trio.CancelScope) -> None:
+        with scope:
+            async with gate.pass_through(lock, trio.current_time() + 60):
+                raise AssertionError
+
+    async with trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+        nursery.start_soon(wait, scope)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(gate.drained)
+        await trio.testing.wait_all_tasks_blocked()
+        began = trio.current_time()
+        scope.cancel()
+    assert trio.current_time() == began
+
+
+@given(
+    st.random_module(),
+    st.integers(1, 3),
+    st.integers(0, 4),
+    st.lists(
+        st.tuples(st.floats(0, 2), st.floats(0.1, 2), st.sampled_from([None, 0.3, 1.0]), st.integers(0, 3)),
+        max_size=12,
+    ),
+)
+def test_whatever_comes_and_goes_the_counts_hold(
+    chance: Any, places: int, queue: int, calls: list[tuple[float, float, float | None, int]]
+) -> None:
+    """Each call: when it comes, how long it stays, when it is cancelled, and its session (0: none)."""
+
+    async def main() -> None:
+        gate = Gate(Policy(max_in_flight=places, max_queue=queue))
+        locks = {n: trio.Lock() for n in range(1, 4)}
+        inside: list[int] = []
+
+        async def call(at: float, stay: float, patience: float | None, session: int) -> None:
+            await trio.sleep(at)
+            with trio.move_on_after(patience if patience is not None else 100):
+                try:
+                    async with gate.pass_through(locks.get(session), trio.current_time() + 3):
+                        assert not session or session not in inside
+                        inside.append(session)
+                        assert len(inside) == gate.inside <= places
+                        try:
+                            await trio.sleep(stay)
+                        finally:
+                            inside.remove(session)
+                except QueueFull:
+                    assert gate.waiting == queue
+                except DeadlineExceeded:
+                    pass
+            assert gate.waiting <= queue
+
+        async with trio.open_nursery() as nursery:
+            for one in calls:
+                nursery.start_soon(call, *one)
+        assert (gate.inside, gate.waiting) == (0, 0)
+        assert not any(lock.locked() for lock in locks.values())
+        assert gate._slots.value == places
+        await gate.drained()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
