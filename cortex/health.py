@@ -193,11 +193,14 @@ def _read_answering(health: Health, event: Answering, ctx: Context) -> tuple[Hea
 
 def _read_finished(health: Health, event: Finished, ctx: Context) -> tuple[Health, Signal | None, Context]:
     outcome = event.outcome
+    answer = health.answer
     if event.latency is not None and health.scope is Scope.LANE:
-        health = attrs.evolve(health, answer=health.answer.add(event.latency, ctx.now, learn=_learns(health, ctx.now)))
+        answer = answer.add(event.latency, ctx.now, learn=_learns(health, ctx.now))
     if outcome.ok:
-        health = attrs.evolve(health, last_ok=ctx.now, gates=0)
-    elif outcome.cls in (Cls.RATE, Cls.OVERLOAD) and outcome.scope is health.scope:
+        health = attrs.evolve(health, last_ok=ctx.now, gates=0, answer=answer)
+    elif answer is not health.answer:
+        health = attrs.evolve(health, answer=answer)
+    if outcome.cls in (Cls.RATE, Cls.OVERLOAD) and outcome.scope is health.scope:
         health = _close_gate(health, outcome, ctx)
     if event.epoch != health.epoch:
         return health, None, ctx
@@ -324,6 +327,8 @@ def worse(lane: Health, endpoint: Health) -> Health:
         return _SEVERITY[health.state], health.cause is Cause.OFF, health.trial, health.until or 0.0
 
     bad = endpoint if severity(endpoint) > severity(lane) else lane
+    if bad is lane and (endpoint.gate_until or 0.0) <= (lane.gate_until or 0.0):
+        return lane  # nearly always: each call asks twice
     gates = [gate for gate in (lane.gate_until, endpoint.gate_until) if gate is not None]
     return attrs.evolve(bad, gate_until=max(gates, default=None), first=lane.first, answer=lane.answer)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -67,10 +68,11 @@ ROWS = (
 _OTHER = Row("")
 
 
-def host_of(target: Target) -> str:
-    """The host of the base URL, lower case; "" when there is none."""
+@lru_cache(maxsize=256)
+def host_of(base_url: str) -> str:
+    """The host of a base URL, lower case; "" when there is none. Remembered: every call asks, of a handful of URLs."""
     try:
-        return urlsplit(target.base_url).hostname or ""
+        return urlsplit(base_url).hostname or ""
     except ValueError:
         return ""
 
@@ -78,14 +80,14 @@ def host_of(target: Target) -> str:
 def is_azure(target: Target) -> bool:
     """Whether the target speaks Azure's variant: another address, another header for the key."""
     named = target.options.get("api_version") or "/deployments/" in target.base_url
-    return bool(named) or host_of(target).endswith(".azure.com")
+    return bool(named) or host_of(target.base_url).endswith(".azure.com")
 
 
 def row_of(target: Target) -> Row:
     """The row of the target's server."""
     if is_azure(target):
         return AZURE
-    host = host_of(target)
+    host = host_of(target.base_url)
     return next((row for row in ROWS if host == row.host or host.endswith("." + row.host)), _OTHER)
 
 
