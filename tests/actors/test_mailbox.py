@@ -89,6 +89,31 @@ async def test_publish_conflates_in_place(autojump_clock: Any, world: World, kit
     assert len(world.log.of(actors.events.Superseded)) == 1
 
 
+async def test_published_values_leave_the_capacity_as_it_was(
+    autojump_clock: Any, world: World, kit: SimpleNamespace
+) -> None:
+    ref, _ = await paused(world, kit, 1)
+    for key in "abc":
+        ref.publish(key, kit.Say(key))
+    await trio.sleep(2)
+    ref.tell(kit.pause(1))
+    await trio.testing.wait_all_tasks_blocked()
+    assert [ref.tell(kit.Say(n)) for n in range(2)] == [True, False]
+
+
+async def test_cancelled_asks_leave_a_full_queue(autojump_clock: Any, world: World, kit: SimpleNamespace) -> None:
+    ref, _ = await paused(world, kit, 1, seconds=100)
+    ref.tell(kit.Say("fills"))
+    for _ in range(50):
+        with trio.move_on_after(0.1):
+            await ref.ask(kit.Get(1))
+        with pytest.raises(actors.AskTimeout):
+            await ref.ask(kit.Get(1), timeout=0.1)
+    assert not ref._queue.senders
+    await trio.sleep(200)
+    assert not world.log.of(actors.events.Skipped)  # they had not been accepted
+
+
 def test_capacity_is_checked() -> None:
     with pytest.raises(ValueError, match="cap must be at least 1"):
         actors.Mailbox(0)

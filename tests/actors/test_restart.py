@@ -212,13 +212,16 @@ def test_halt_stops_in_reverse_one_at_a_time() -> None:
 
 
 def test_escalation_parks_and_resume_restarts_all_with_clean_counts() -> None:
-    policy = Restart(max_restarts=0)
-    state, actions = play(running(1, 2, 3, policy=policy), r.Ended(2, 1, CRASH))
+    policy = Restart(max_restarts=1)
+    state, _ = play(running(1, 2, 3, policy=policy), r.Ended(2, 1, CRASH), r.Again(2), r.Started(2, 2))
+    assert state.children[2].failures == 1
+    state, actions = play(state, r.Ended(2, 2, CRASH))
     assert actions == [r.Park(2, GaveUp(CRASH)), r.Order(3, False)]
+    assert play(state, r.Again(1))[1] == []  # no restarts while the supervisor stops
     state, actions = play(state, r.Ended(3, 1, Shutdown()), r.Ended(1, 1, Shutdown()))
     assert actions == [r.Park(3, Shutdown()), r.Order(1, False), r.Park(1, Shutdown()), r.Finish(GaveUp(CRASH))]
     state, actions = play(state, r.Resume())
-    assert actions == [r.Start(1, 2), r.Start(2, 2), r.Start(3, 2)]
+    assert actions == [r.Start(1, 2), r.Start(2, 3), r.Start(3, 2)]
     assert [child.failures for child in state.children.values()] == [0, 0, 0]
 
 
