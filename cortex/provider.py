@@ -9,6 +9,7 @@ the actor on purpose, since a fresh client is the cure for a poisoned one. Healt
 from __future__ import annotations
 
 import logging
+import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -237,22 +238,26 @@ class Provider(actors.Actor[Call | Publish | ProviderRecheck | ProviderSwitch]):
         try:
             exchanged = await self._exchange(running)
         except Exception as error:
-            logger.exception("a fault of cortex itself in a call of %s", self._config.name)
-            exchanged = Exchanged(self._fault(error))
+            exchanged = Exchanged(self._fault("a call", error))
         finally:
             outcome = classify(exchanged.result if isinstance(exchanged.result, Failure) else None)
             self._settle(running, outcome, exchanged)
         duration = trio.current_time() - running.began
         return Served(exchanged.result, outcome, duration, exchanged.first_token, running.notes)
 
-    def _fault(self, error: Exception) -> Failure:
-        """An exception of our own; what it quotes may be anything, a header with its key too."""
-        words = scrub(str(error), self._target(_NO_LANE, self._keys.last))
-        return Failure(Kind.LOCAL, f"{type(error).__name__}: {words}", phase=Phase.SENT)
+    def _fault(self, what: str, error: Exception) -> Failure:
+        """An exception of our own, told in the log. What it quotes may be anything, a header with its key too."""
+        target = self._target(_NO_LANE, self._keys.last)
+        lines = "".join(traceback.format_exception(error)).splitlines()
+        shown = "\n".join(line[: len(line) - len(line.lstrip())] + scrub(line, target) for line in lines)
+        logger.error("a fault of cortex itself in %s of %s:\n%s", what, self._config.name, shown)
+        return Failure(Kind.LOCAL, f"{type(error).__name__}: {scrub(str(error), target)}", phase=Phase.SENT)
 
     async def _exchange(self, running: _Running) -> Exchanged:
         caller = running.call.caller
         key = await self._keys.get(caller)
+        if isinstance(key, Failure):
+            return Exchanged(key)
         exchanged = await self._send(running, key)
         failure = exchanged.result
         if not (isinstance(failure, Failure) and failure.kind is Kind.CREDENTIAL and self._keys.rotates):
@@ -260,11 +265,9 @@ class Provider(actors.Actor[Call | Publish | ProviderRecheck | ProviderSwitch]):
         # A rotated key needs no restart: ask for it again, and if it is another one, use it at once.
         self._keys.forget(key)
         fresh = await self._keys.get(caller)
-        return exchanged if fresh == key else await self._send(running, fresh)
+        return exchanged if fresh == key or isinstance(fresh, Failure) else await self._send(running, fresh)
 
-    async def _send(self, running: _Running, key: str | Failure | None) -> Exchanged:
-        if isinstance(key, Failure):
-            return Exchanged(key)
+    async def _send(self, running: _Running, key: str | None) -> Exchanged:
         call, target = running.call, self._target(running.lane, key)
         try:
             http = self._wire.encode(call.request, target)
@@ -434,8 +437,7 @@ class Provider(actors.Actor[Call | Publish | ProviderRecheck | ProviderSwitch]):
             budget = Timers(self._policy.connect_timeout, Chance(PROBE_SECONDS), PROBE_SECONDS, PROBE_SECONDS)
             exchanged = await exchange(self._client, self._wire, target, http, budget, None)
         except Exception as error:
-            logger.exception("a probe of %s failed by a fault of ours", self._config.name)
-            return classify(self._fault(error))
+            return classify(self._fault("a probe", error))
         return _probed(exchanged.result)
 
 

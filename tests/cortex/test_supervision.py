@@ -237,8 +237,8 @@ async def test_a_request_that_breaks_us_twice_walks_no_further(
         with caplog.at_level(logging.ERROR, "cortex"), pytest.raises(EngineFailed, match="a bug in a codec") as caught:
             await engine.complete("hi")
         assert [one.outcome for one in caught.value.attempts] == ["local", "local"]
-        assert caplog.records[0].exc_info is not None
-        assert "ZeroDivisionError" in caplog.text
+        assert "Traceback" in caplog.text
+        assert "ZeroDivisionError: a bug in a codec" in caplog.text
     assert lab.third.requests == ()
 
 
