@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cortex.agent import Agent
+    from cortex.agentic import AgenticResult
     from cortex.engine import Engine
     from cortex.errors import (
         AuthError,
@@ -56,6 +57,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Agent",
+    "AgenticResult",
     "Attempt",
     "AuthError",
     "BadReply",
@@ -105,6 +107,7 @@ __all__ = [
 
 _ROOMS = {
     "Agent": "agent",
+    "AgenticResult": "agentic",
     "Attempt": "results",
     "AuthError": "errors",
     "BadReply": "errors",

@@ -17,6 +17,7 @@ import attrs
 import trio
 
 from cortex import checks, inputs
+from cortex.agentic import AgenticResult, pursue
 from cortex.calls import (
     CallOptions,
     Prepared,
@@ -121,6 +122,15 @@ class Session:
         """`run_stream` for plain threads."""
         given = self._validated(message, system, retry, call)
         return SyncStream(lambda: self._engine.host.stream_sync(self._streamed(given), "run_stream"))
+
+    async def run_agentic(self, goal: str, max_steps: int = 100, timeout: float | None = None) -> AgenticResult:
+        """Pursue `goal` over many turns: plan, do, check, until it is met or `max_steps` turns are spent.
+
+        `timeout` (seconds) bounds the whole. Raises as `run` does; what was done before stays in the history.
+        """
+        checked = inputs.options(timeout=timeout)
+        self.set_goal(goal)
+        return await pursue(self, goal, checks.whole("max_steps", max_steps, low=3), checked.timeout)
 
     def _validated(self, message: object, system: object, retry: object, call: CallOptions) -> _Input:
         if self._closed:
@@ -335,6 +345,19 @@ class Session:
     def set_goal(self, goal: str) -> None:
         """Set the goal by hand; without it the first message is the goal."""
         self._goal = Goal(text=checks.text("goal", goal))
+
+    def plan_steps(self, steps: int) -> None:
+        """The plan has `steps` more steps; `run_agentic` says so, and so may your own loop."""
+        self._goal = self._goal.planned(steps)
+
+    def finish_step(self) -> None:
+        """One step of the plan is done."""
+        self._goal = self._goal.did()
+
+    @property
+    def private(self) -> bool:
+        """Whether the worker's zone is the more trusted one: then the orchestrator is shown single messages only."""
+        return self._engine.private
 
     def get_weights(self) -> dict[str, float]:
         """The weights of this session by name."""
