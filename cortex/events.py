@@ -6,9 +6,11 @@ engine: 256 are kept for each, and what was dropped is counted.
 
 from __future__ import annotations
 
+import itertools
 import time
 import weakref
 from collections import deque
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import attrs
@@ -103,32 +105,33 @@ class EventHub:
     """Hands each event to all subscribers. Lives as long as its engine; a subscriber that is dropped is gone."""
 
     def __init__(self) -> None:
-        # A plain list: its single operations are atomic, and subscribers come from any thread.
-        self._streams: list[weakref.ref[EventStream]] = []
+        # Subscribers come and go in any thread: a dict's single operations are atomic, and iterating is done on a copy.
+        self._streams: weakref.WeakValueDictionary[int, EventStream] = weakref.WeakValueDictionary()
+        self._numbers = itertools.count()
         self.closed = False
 
     def subscribe(self) -> EventStream:
         """A new subscriber, from now on."""
         stream = EventStream(self)
-        self._streams.append(weakref.ref(stream))
+        self._streams[next(self._numbers)] = stream
         return stream
 
     def emit(self, event: Event) -> None:
         """In the engine's loop."""
-        for ref in tuple(self._streams):
-            stream = ref()
-            if stream is None:
-                self._streams.remove(ref)
-            else:
-                stream._put(event)
+        for stream in self._living():
+            stream._put(event)
 
     def close(self) -> None:
         """No more will come. From any thread, and more than once."""
         self.closed = True
-        for ref in tuple(self._streams):
+        for stream in self._living():
+            stream._wake()
+
+    def _living(self) -> Iterator[EventStream]:
+        for ref in self._streams.valuerefs():
             stream = ref()
             if stream is not None:
-                stream._wake()
+                yield stream
 
 
 def wall_clock() -> float:
