@@ -35,6 +35,9 @@ PATIENCE: Final = 1.0
 RECOVERY: Final = 8.0
 """Seconds the demo waits for the engine to find out by itself that a provider is back: it takes 2 to 5."""
 
+MOMENT: Final = 0.01
+"""Seconds that news of a turn may be late: an actor may have still to send it."""
+
 _STYLE: Final = {"up": "green", "slow": "yellow", "recovering": "yellow", "down": "red", "off": "red"}
 
 
@@ -68,19 +71,14 @@ def _answer(name: str) -> Any:
 async def _show(screen: Screen) -> int:
     async with FaultWall() as wall:
         configuration = providers(wall)
-        async with (
-            Engine(configuration, orchestrator_model=ORCHESTRATOR, worker_model=WORKER) as engine,
-            trio.open_nursery() as nursery,
-        ):
+        async with Engine(configuration, orchestrator_model=ORCHESTRATOR, worker_model=WORKER) as engine:
             show = Show(screen, wall, engine)
-            nursery.start_soon(show.watch, engine.events())
             show.introduce(configuration)
             await show.all_well()
             await show.one_goes_down()
             await show.it_comes_back()
             await show.another_hangs()
             await show.a_stream()
-            nursery.cancel_scope.cancel()
         return show.sum_up()
 
 
@@ -95,22 +93,23 @@ class Show:
     served: Counter[str] = attrs.field(factory=Counter)
     lost: int = 0
     failovers: int = 0
-    _news: trio.Event = attrs.field(factory=trio.Event)
+    events: EventStream = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.events = self.engine.events()
         agent = self.engine.create_agent("demo", system_prompt="You are a reliable assistant.")
         self.session = agent.start_session(user_id="you")
 
     def introduce(self, configuration: dict[str, dict[str, Any]]) -> None:
-        roles = {"anthropic": "orchestrator (System 2)", "gemini": "worker (System 1)", "openai": "spare"}
-        self.screen.line("Three providers on this machine, real HTTP, no key, no network. Their answers are canned;")
-        self.screen.line("everything else is the engine's own report.")
+        roles = {"anthropic": "orchestrator", "gemini": "worker", "openai": "spare"}
+        self.screen.line("Three providers on this machine, real HTTP, no key, no network.")
+        self.screen.line("Their answers are canned; everything else is the engine's own report.")
         self.screen.line()
         for name, given in configuration.items():
             self.screen.line(f"{name:<10} {given['base_url']:<26} {MODELS[name]:<23} {roles[name]}", indent=2)
 
     async def all_well(self) -> None:
-        self._act("All is well: the worker answers what is quick, the orchestrator what wants a plan")
+        self._act("All is well: the worker answers (System 1), or the orchestrator (System 2)")
         await self._ask("What is the capital of France?")
         plan = ToolCalls(("delegate", {"tasks": ["Trains to Rome", "Hotels in Rome"]}))
         self.wall["anthropic"].script(plan)
@@ -123,13 +122,14 @@ class Show:
         # The engine lets a provider fail three times before it stops asking; the fourth turn pays nothing.
         for question in ("And of Italy?", "And of Spain?", "And of Norway?", "And of Japan?"):
             await self._ask(question)
+        self.screen.line()
         self.screen.line("engine.explain():", style="bold", indent=2)
         for row in str(self.engine.explain()).splitlines():
             self.screen.line(row.strip(), indent=len(row) - len(row.lstrip()) + 4)
         self._show_health()
 
     async def it_comes_back(self) -> None:
-        self._act("gemini is back: its port is open again, and nobody tells the engine")
+        self._act("gemini is back: its port is open, and nobody tells the engine")
         self.wall["gemini"].up()
         await self._wait_until_asked_again("gemini")
         for question in ("And of Peru?", "And of Kenya?"):
@@ -137,7 +137,7 @@ class Show:
         self._show_health()
 
     async def another_hangs(self) -> None:
-        self._act(f"anthropic hangs: it takes the question and never answers (its timeout: {PATIENCE:g} s)")
+        self._act(f"anthropic hangs: it never answers, and its timeout is {PATIENCE:g} s")
         self.wall["anthropic"].always(Hang())
         await self._ask("Is this plan sound?", system=2)
         self.wall["anthropic"].always(Reply(_answer("anthropic")))
@@ -168,7 +168,9 @@ class Show:
         self.screen.line(f"> {question}{forced}", style="bold", indent=2)
         try:
             answer = await (self._streamed(question) if stream else self._whole(question, system))
+            await self._show_news()
         except CortexError as error:
+            await self._show_news()
             self.lost += 1
             self.screen.line(f"{type(error).__name__}: {error}", style="red", indent=4)
             self._show_trail(error.attempts)
@@ -198,21 +200,22 @@ class Show:
 
     # ---- health
 
-    async def watch(self, events: EventStream) -> None:
-        """Show each event as it comes."""
-        async for event in events:
+    async def _show_news(self) -> None:
+        """Show the events that have come, until none comes for a moment."""
+        while True:
+            with trio.move_on_after(MOMENT) as moment:
+                event = await anext(self.events)
+            if moment.cancelled_caught:
+                return
             line, style = _news(event)
             self.screen.line(f"* {line}", style=style, indent=4)
-            self._news.set()
 
     async def _wait_until_asked_again(self, name: str) -> None:
         started = trio.current_time()
         self.screen.line("waiting until the engine gives it another chance ...", style="dim", indent=2)
         with trio.move_on_after(RECOVERY) as patience:
-            while self.engine.health()[name].status == "down":
-                self._news = trio.Event()
-                with trio.move_on_after(0.1):  # the end of an opening is no event until somebody looks
-                    await self._news.wait()
+            while self.engine.health()[name].status == "down":  # noqa: ASYNC110 - there is no event to wait for:
+                await trio.sleep(0.1)  # an opening just ends, and shows when somebody looks
         if patience.cancelled_caught:
             self.screen.line("that takes too long for a demo: engine.recheck()", style="dim", indent=2)
             await self.engine.recheck(name)
@@ -230,11 +233,13 @@ class Show:
 
 
 def _served(meta: Metadata) -> str:
-    detour = ", failover" if meta.failover else ""
-    return (
-        f"served by {meta.provider}/{meta.model_used}, System {meta.system}, {meta.latency_ms:.0f} ms, "
-        f"{meta.tokens_used} tokens, {meta.steps_taken} model call{'s' if meta.steps_taken > 1 else ''}{detour}"
-    )
+    parts = [f"by {meta.provider}/{meta.model_used}", f"System {meta.system}", f"{meta.latency_ms:.0f} ms"]
+    parts.append(f"{meta.tokens_used} tokens")
+    if meta.steps_taken > 1:
+        parts.append(f"{meta.steps_taken} model calls")
+    if meta.failover:
+        parts.append("failover")
+    return ", ".join(parts)
 
 
 def _news(event: Event) -> tuple[str, str | None]:
