@@ -203,9 +203,10 @@ class Show:
     async def _show_news(self) -> None:
         """Show the events that have come, until none comes for a moment."""
         while True:
-            with trio.move_on_after(MOMENT) as moment:
+            event: Event | None = None
+            with trio.move_on_after(MOMENT):
                 event = await anext(self.events)
-            if moment.cancelled_caught:
+            if event is None:
                 return
             line, style = _news(event)
             self.screen.line(f"* {line}", style=style, indent=4)
