@@ -1,7 +1,7 @@
 """One HTTP exchange: send an encoded call, read the reply, and say what happened as a value.
 
-The only place that turns httpx's exceptions into `Failure`s. Whatever goes wrong on the wire comes back as a value;
-cancellation passes through untouched; an exception that is not httpx's is a bug and is left to the caller.
+Whatever goes wrong on the wire comes back as a value; cancellation passes through untouched; an exception that is not
+httpx's is a bug and is left to the caller.
 
 A stream is ended by cancelling its reader's own scope, never by leaving the iteration: that unwinds the nested
 generators of the transport in order.
@@ -9,15 +9,14 @@ generators of the transport in order.
 
 from __future__ import annotations
 
-import errno
-import ssl
-import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
 
 import attrs
 import httpx
 import trio
 
+from cortex.bodies import Body, BodyError, read
 from cortex.messages import (
     Answer,
     Broken,
@@ -29,22 +28,14 @@ from cortex.messages import (
     TextDelta,
     ThinkingDelta,
 )
+from cortex.mishaps import failure_of
 from cortex.timers import Timers
 from cortex.wire.codec import HttpCall, HttpReply, Target, Wire
-from cortex.wire.faults import scrub
 
 Emit = Callable[[StreamEvent], Awaitable[None]]
 
-MAX_BODY = 64 * 1024 * 1024
-"""Bytes of one reply, inflated: far above any real answer, far below a bomb."""
-
-DRAIN_BYTES, DRAIN_SECONDS = 64 * 1024, 0.05
-"""After the terminal event: how much is read on so that the connection can serve again."""
-
-BUFFERED_PIECES = 10_000
-"""What has been received already comes without a wait, so that no cancel is felt before it is through."""
-
 CLEANUP_SECONDS = 1.0
+"""How long closing a connection may take."""
 
 
 @attrs.frozen
@@ -55,22 +46,51 @@ class Exchanged:
     first_token: float | None = None
 
 
-class _BodyError(Exception):
-    """A body that cannot be taken: too large, or not packed as it says."""
-
-
 @attrs.define
 class _Trace:
-    """Listens to the transport: was a connection opened for us, or one reused? One that says nothing did neither."""
+    """Listens to the transport: was a connection opened for us, or one reused? One that says nothing did neither.
+
+    It also closes the socket of a TLS handshake that was cancelled or took too long, which httpcore forgets.
+    """
 
     opened: bool = False
     reused: bool = False
+    stream: Any = None
 
-    async def __call__(self, name: str, info: object) -> None:  # noqa: ARG002 - the extension's signature
-        if name == "connection.connect_tcp.started":
-            self.opened = True
-        elif name == "http11.send_request_headers.started":
-            self.reused = not self.opened
+    async def __call__(self, name: str, info: Mapping[str, Any]) -> None:
+        match name:
+            case "connection.connect_tcp.started":
+                self.opened = True
+            case "connection.connect_tcp.complete":
+                self.stream = info["return_value"]
+            case "connection.start_tls.failed" if self.stream is not None:
+                self.stream.get_extra_info("socket").close()
+            case "http11.send_request_headers.started":
+                self.reused = not self.opened
+
+
+class _Payload(httpx.AsyncByteStream):
+    """A request's body whose iteration is no generator: httpcore leaves it open where a server hangs up early."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _Once(self._data)
+
+
+@attrs.define
+class _Once:
+    data: bytes
+
+    def __aiter__(self) -> _Once:
+        return self
+
+    async def __anext__(self) -> bytes:
+        data, self.data = self.data, b""
+        if not data:
+            raise StopAsyncIteration
+        return data
 
 
 async def exchange(
@@ -97,6 +117,7 @@ async def exchange(
             },
         },
     )
+    request.stream = _Payload(call.body)
     reader = _Reader(wire, target, timers, trace)
     try:
         if emit is None:
@@ -105,7 +126,7 @@ async def exchange(
     except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, OSError) as error:
         failure = failure_of(error, target, phase=reader.phase, reused=trace.reused)
         return Exchanged(failure, reader.first_token)
-    except _BodyError as error:
+    except BodyError as error:
         return Exchanged(Failure(Kind.PROTOCOL, str(error), phase=reader.phase), reader.first_token)
 
 
@@ -125,7 +146,7 @@ class _Reader:
         with trio.move_on_after(self.timers.first.seconds):
             response = await self._send(transport, request)
             try:
-                body = await _read(response)
+                body = await read(response)
             finally:
                 await _close(response)
             return Exchanged(self._decode(response, body))
@@ -155,7 +176,7 @@ class _Reader:
         """An error status, or a server that answers a stream's request with one JSON body."""
         body: bytes | None = None
         with trio.move_on_at(until):
-            body = await _read(response)
+            body = await read(response)
         if body is None:
             return Exchanged(self._late("no answer", Kind.TIMEOUT_FIRST))
         result = self._decode(response, body)
@@ -168,7 +189,7 @@ class _Reader:
         return Exchanged(result, self.first_token)
 
     async def _events(self, response: httpx.Response, first_until: float, emit: Emit) -> Exchanged:
-        body = _Body.of(response)
+        body = Body.of(response)
         try:
             result = await self._follow(body, first_until, emit)
             if isinstance(result, Answer):
@@ -178,7 +199,7 @@ class _Reader:
         finally:
             await body.abandon()
 
-    async def _follow(self, body: _Body, first_until: float, emit: Emit) -> Answer | Failure:
+    async def _follow(self, body: Body, first_until: float, emit: Emit) -> Answer | Failure:
         """Read to the terminal event, and pass on what comes before it."""
         decoder = self.wire.decoder(self.target)
         until = first_until
@@ -238,101 +259,6 @@ class _Reader:
         return self._late("the stream stood still; it had begun", Kind.TIMEOUT_GAP)
 
 
-@attrs.define
-class _Body:
-    """The body of a reply as it comes, inflated, at most MAX_BODY bytes. Whoever reads it abandons it in the end: a
-    generator left in the middle would be closed by the garbage collector, in the wrong task.
-
-    It is inflated here and not by httpx, whose decoders know no limit and leave the reader open when they fail.
-    """
-
-    chunks: AsyncIterator[bytes]
-    inflate: Callable[[bytes], bytes] | None = None
-    size: int = 0
-    over: bool = False
-
-    @classmethod
-    def of(cls, response: httpx.Response) -> _Body:
-        """The body of `response`, not yet read."""
-        if response.is_stream_consumed:  # made whole by a transport that has no wire
-            return cls(response.aiter_bytes())
-        return cls(response.aiter_raw(), _inflater(response.headers.get("content-encoding", "")))
-
-    async def next(self) -> bytes | None:
-        """The next piece; None at the end."""
-        data = await self._piece()
-        if data is None:
-            return None
-        if self.inflate is not None:
-            data = self.inflate(data)
-        self.size += len(data)
-        if self.size > MAX_BODY:
-            raise _BodyError(f"the reply is larger than {MAX_BODY} bytes")
-        return data
-
-    async def _piece(self) -> bytes | None:
-        self.over = True  # whatever ends the read, a cancel too, unwinds the generators inside
-        data = await anext(self.chunks, None)
-        self.over = data is None
-        return data
-
-    async def drain(self) -> None:
-        """Read on to the end for a moment, so that the connection can be used again."""
-        enough = self.size + DRAIN_BYTES
-        with trio.move_on_after(DRAIN_SECONDS):
-            try:
-                while not self.over and self.size < enough:
-                    await self.next()
-            except (httpx.HTTPError, OSError, _BodyError):
-                return  # the answer is whole already; how its connection ended matters to nobody
-
-    async def abandon(self) -> None:
-        """End the reading, wherever it is: a cancelled read unwinds the generators in order."""
-        with trio.CancelScope() as scope:
-            scope.cancel()
-            try:
-                for _ in range(BUFFERED_PIECES):
-                    if self.over:
-                        return
-                    await self._piece()
-            except (httpx.HTTPError, OSError):
-                return
-
-
-_PACKED = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
-
-
-def _inflater(encoding: str) -> Callable[[bytes], bytes] | None:
-    """For what a server packs although nobody asked it to. None: it is plain."""
-    name = encoding.strip().lower()
-    if name in ("", "identity"):
-        return None
-    bits = _PACKED.get(name)
-    unpacker = zlib.decompressobj(bits) if bits is not None else None
-
-    def inflate(data: bytes) -> bytes:
-        if unpacker is None:
-            raise _BodyError(f"the reply is packed as {name[:50]!r}, which nobody asked for")
-        try:
-            return unpacker.decompress(data, MAX_BODY + 1)
-        except zlib.error as error:
-            raise _BodyError(f"the reply says that it is {name}, and is not: {error}") from None
-
-    return inflate
-
-
-async def _read(response: httpx.Response) -> bytes:
-    """The whole body."""
-    body = _Body.of(response)
-    parts: list[bytes] = []
-    try:
-        while (part := await body.next()) is not None:
-            parts.append(part)
-    finally:
-        await body.abandon()
-    return b"".join(parts)
-
-
 async def _close(response: httpx.Response) -> None:
     with trio.move_on_after(CLEANUP_SECONDS, shield=True):
         try:
@@ -343,65 +269,3 @@ async def _close(response: httpx.Response) -> None:
 
 def _is_event_stream(response: httpx.Response) -> bool:
     return response.status_code == 200 and "text/event-stream" in response.headers.get("content-type", "")
-
-
-# --------------------------------------------------------------------------------------------- exceptions to values
-
-_TABLE: tuple[tuple[type[Exception], Kind, Phase | None], ...] = (
-    # the first that fits; a phase of None means: as far as we had come
-    (httpx.ConnectTimeout, Kind.TIMEOUT_CONNECT, Phase.NOT_SENT),
-    (httpx.PoolTimeout, Kind.LOCAL, Phase.NOT_SENT),
-    (httpx.ConnectError, Kind.CONNECT, Phase.NOT_SENT),
-    (httpx.ProxyError, Kind.CONNECT, Phase.NOT_SENT),
-    (httpx.UnsupportedProtocol, Kind.LOCAL, Phase.NOT_SENT),
-    (httpx.LocalProtocolError, Kind.LOCAL, Phase.NOT_SENT),
-    (httpx.InvalidURL, Kind.LOCAL, Phase.NOT_SENT),
-    (httpx.TimeoutException, Kind.TIMEOUT_GAP, None),
-    (httpx.DecodingError, Kind.PROTOCOL, None),
-    (httpx.StreamError, Kind.LOCAL, None),
-    (httpx.HTTPError, Kind.TRANSIENT, None),
-    (OSError, Kind.TRANSIENT, None),
-)
-
-_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-
-
-def failure_of(error: Exception, target: Target, *, phase: Phase, reused: bool = False) -> Failure:
-    """What an exception of the wire means, in words that name the cause and no secret of `target`."""
-    kind, fixed = next((kind, fixed) for cls, kind, fixed in _TABLE if isinstance(error, cls))
-    causes = _causes(error)
-    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
-        kind = Kind.CERTIFICATE
-    elif any(isinstance(cause, OSError) and cause.errno in _OURS for cause in causes):
-        kind = Kind.LOCAL
-    elif kind is Kind.TRANSIENT and phase in (Phase.HEADERS, Phase.STREAM):
-        kind = Kind.CUT
-    return Failure(kind, _words(causes, target), phase=fixed or phase, reused=reused and fixed is None)
-
-
-def _words(causes: list[BaseException], target: Target) -> str:
-    """Never empty. The innermost exception that says something knows best: "Connection refused", or what TLS disliked,
-    while the outer ones say at most that all attempts failed.
-
-    A header that is refused is quoted by whoever refuses it, with the key that stands in it: hence the scrubbing.
-    """
-    speaking = (cause for cause in reversed(causes) if str(cause) and not isinstance(cause, _MUTE))
-    silent = "it took too long" if isinstance(causes[0], httpx.TimeoutException) else "no further word"
-    words = next((scrub(str(cause), target) for cause in speaking), silent)
-    return f"{type(causes[0]).__name__}: {words}"
-
-
-_MUTE = (trio.Cancelled, BaseExceptionGroup)
-"""They tell how the wait was ended, or that there are several causes; never which."""
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    """The exception and what caused it, outermost first; a ring or a very long chain ends it."""
-    chain: list[BaseException] = []
-    current: BaseException | None = error
-    while current is not None and current not in chain and len(chain) < 10:
-        chain.append(current)
-        # One address, one exception; of several addresses the last one tried speaks for all.
-        inside = current.exceptions[-1] if isinstance(current, BaseExceptionGroup) else None
-        current = inside or current.__cause__ or current.__context__
-    return chain
