@@ -96,9 +96,10 @@ class TrioJob(Job[T]):
     async def _run(self) -> None:
         self._error = EngineClosed("the engine was closed while this call was under way")
         try:
-            with trio.CancelScope() as self._scope:
+            with trio.CancelScope() as scope:
+                self._scope = scope
                 if self._cancelled:
-                    self._scope.cancel()
+                    scope.cancel()
                 try:
                     self._value = await self._work()
                     self._error = None

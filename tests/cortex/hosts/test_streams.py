@@ -136,7 +136,7 @@ def test_break_out_of_a_bare_loop_closes_the_socket(new_engine: NewEngine, opena
     for _ in session.run_stream_sync("hi"):
         break
     look.eventually(lambda: openai.requests[1].gone, 1.0)
-    look.eventually(lambda: look.quiet(engine), 1.0)
+    look.eventually(lambda: look.idle(engine), 1.0)
     assert session.history == ()
     assert engine.health()["openai"].status == "up"
 
@@ -150,7 +150,7 @@ async def test_break_under_trio_too(new_engine: NewEngine, openai: FaultProvider
     async for _ in engine.stream("hi"):
         break
     await look.eventually_trio(lambda: openai.requests[0].gone, 1.0)
-    await look.eventually_trio(lambda: look.quiet(engine), 1.0)
+    await look.eventually_trio(lambda: look.idle(engine), 1.0)
     if entered:
         await engine.__aexit__(None, None, None)
 
@@ -404,6 +404,7 @@ def test_a_cancel_at_any_moment_gives_everything_back(
                 assert look.quiet(engine)
 
     asyncio.run(main())
+    look.eventually(lambda: look.idle(engine))
     assert session.run_sync("still well?").content == "some words to say"
 
 
