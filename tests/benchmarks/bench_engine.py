@@ -1,4 +1,6 @@
-"""What a routed call costs, as ratios to a baseline measured in the same run. Run it: python tests/benchmarks/bench_engine.py
+"""What a routed call costs, as ratios to a baseline measured in the same run.
+
+    python tests/benchmarks/bench_engine.py
 
     run      CPU of `session.run` under trio / a bare `httpx.AsyncClient` call, one in flight; the client's thread alone
     import   wall time of `import cortex` / of importing trio, httpx and attrs, in fresh interpreters
