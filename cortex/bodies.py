@@ -73,13 +73,14 @@ class Body:
 
     async def abandon(self) -> None:
         """End the reading, wherever it is: a cancelled read unwinds the generators in order."""
+        if self.over:
+            return
         with trio.CancelScope() as scope:
             scope.cancel()
             try:
                 for _ in range(BUFFERED_PIECES):
-                    if self.over:
+                    if await self._piece() is None:
                         return
-                    await self._piece()
             except (httpx.HTTPError, OSError):
                 return
 

@@ -10,6 +10,7 @@ generators of the transport in order.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -69,6 +70,10 @@ class _Trace:
                 self.reused = not self.opened
 
 
+_address = lru_cache(maxsize=256)(httpx.URL)
+"""Parsing one takes longer than all our choosing; a provider has a handful."""
+
+
 class _Payload(httpx.AsyncByteStream):
     """A request's body whose iteration is no generator: httpcore leaves it open where a server hangs up early."""
 
@@ -103,7 +108,7 @@ async def exchange(
     trace = _Trace()
     request = httpx.Request(
         call.method,
-        call.url,
+        _address(call.url),
         headers=list(call.headers),
         content=call.body or None,
         extensions={
@@ -260,6 +265,8 @@ class _Reader:
 
 
 async def _close(response: httpx.Response) -> None:
+    if response.is_closed:
+        return  # it was read to its end
     with trio.move_on_after(CLEANUP_SECONDS, shield=True):
         try:
             await response.aclose()

@@ -147,11 +147,15 @@ class Usage:
     def __add__(self, other: Usage) -> Usage:
         """Field by field; unknown plus unknown stays unknown."""
         return Usage(
-            *(
-                None if a is None and b is None else (a or 0) + (b or 0)
-                for a, b in zip(attrs.astuple(self), attrs.astuple(other), strict=True)
-            )
+            _plus(self.input_tokens, other.input_tokens),
+            _plus(self.output_tokens, other.output_tokens),
+            _plus(self.cached_tokens, other.cached_tokens),
+            _plus(self.reasoning_tokens, other.reasoning_tokens),
         )
+
+
+def _plus(a: int | None, b: int | None) -> int | None:
+    return a if b is None else b if a is None else a + b
 
 
 class Finish(StrEnum):

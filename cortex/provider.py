@@ -22,6 +22,7 @@ import actors
 from cortex import budget as budgets
 from cortex import catalog, health, limits, timers
 from cortex.budget import Budget
+from cortex.circuit import FATAL
 from cortex.clients import new_client
 from cortex.config import ProviderConfig
 from cortex.errors import ConfigError
@@ -319,7 +320,8 @@ class Provider(actors.Actor[Call | Publish | ProviderRecheck | ProviderSwitch]):
         self._in_flight -= 1
         self._note_contact(failure, outcome, now)
         self._settle_budget(running, outcome, now)
-        self._probe_wanted.set()
+        if outcome.cls in FATAL:
+            self._probe_wanted.set()
         self._publish()
         if outcome.cls is Cls.LOCAL:
             self._note_fault(now, failure)
