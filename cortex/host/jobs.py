@@ -25,7 +25,7 @@ ENDS = (SystemExit, KeyboardInterrupt, GeneratorExit)
 
 
 class Job(Generic[T]):
-    """What both kinds share: the outcome, the context of the caller, and who is to be woken."""
+    """What both kinds share: the outcome, and who is to be woken."""
 
     muted: ClassVar[bool] = False
     """At the interpreter's exit nobody is woken: a daemon thread would wake to an error that nobody will read."""
@@ -33,17 +33,14 @@ class Job(Generic[T]):
     def __init__(self, work: Callable[[], Awaitable[T]], wake: Callable[[], None]) -> None:
         self._work = work
         self._wakes = [wake]
-        self._context = contextvars.copy_context()
         self._cancelled = False
         self._value: T | None = None
         self._error: Exception | None = None
         self.done = False
 
     def notify(self, wake: Callable[[], None]) -> None:
-        """Wake somebody else, too."""
+        """Wake somebody else, too. Look at `done` afterwards, before you sleep."""
         self._wakes.append(wake)
-        if self.done:
-            wake()
 
     def fail(self, error: Exception) -> None:
         """In the loop that serves: it will not be run."""
@@ -76,7 +73,10 @@ class Job(Generic[T]):
 class TrioJob(Job[T]):
     """Work for a trio run."""
 
-    _scope: trio.CancelScope | None = None
+    def __init__(self, work: Callable[[], Awaitable[T]], wake: Callable[[], None]) -> None:
+        super().__init__(work, wake)
+        self._context = contextvars.copy_context()
+        self._scope: trio.CancelScope | None = None
 
     def start(self, spawn: Callable[[Callable[[], Awaitable[None]]], object]) -> None:
         """Become a task, in the caller's context."""
@@ -115,11 +115,11 @@ class AsyncioJob(Job[T]):
     _task: asyncio.Task[T] | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Become a task, in the caller's context."""
+        """Become a task, in the caller's context: asyncio runs what is posted in the context of who posts."""
         if self._cancelled:
             self._finish()
             return
-        self._task = loop.create_task(self._run(), context=self._context)
+        self._task = loop.create_task(self._run())
         self._task.add_done_callback(self._ended)
 
     async def _run(self) -> T:

@@ -79,7 +79,9 @@ class Look:
 
     @staticmethod
     def descriptors() -> int:
-        return len(list(Path("/proc/self/fd").iterdir()))
+        """Open ones; 0 on systems that do not tell."""
+        folder = Path("/proc/self/fd")
+        return len(list(folder.iterdir())) if folder.exists() else 0
 
     @staticmethod
     def resident() -> int:

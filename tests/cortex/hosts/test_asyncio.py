@@ -12,7 +12,9 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
+import trio
 
 import cortex
 from cortex.testing import Delay, Hang, Reply, Status, ToolCalls
@@ -159,6 +161,69 @@ def test_a_cancel_waits_at_most_the_grace(new_engine: NewEngine, openai: FaultPr
         return time.monotonic() - began
 
     assert 0.08 < asyncio.run(main()) < 1.0
+
+
+class Blocking(httpx.AsyncBaseTransport):
+    """A transport that blocks the engine's thread when it is cancelled."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.asked.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            time.sleep(0.6)  # noqa: ASYNC251
+        raise AssertionError
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_engine_that_is_stuck_keeps_nobody_longer_than_the_grace(look: Any, stream: bool) -> None:
+    transport = Blocking()
+    engine = cortex.Engine(
+        providers={"openai": {"api_key": "k"}}, worker_model="gpt-4o", transport=transport, policy={"grace": 0.1}
+    )
+
+    async def read() -> None:
+        async with engine.stream("hi") as chunks:
+            await anext(chunks)
+
+    async def main() -> float:
+        task = asyncio.create_task(read() if stream else engine.complete("hi"))
+        await asyncio.to_thread(transport.asked.wait, 5)
+        began = time.monotonic()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return time.monotonic() - began
+
+    assert 0.08 < asyncio.run(main()) < 0.5
+
+
+def test_a_sync_tool_that_is_cancelled_is_not_waited_for(new_engine: NewEngine, openai: FaultProvider) -> None:
+    running, release = threading.Event(), threading.Event()
+
+    def block() -> str:
+        """Blocks."""
+        running.set()
+        release.wait(5)
+        return "late"
+
+    openai.script(ToolCalls(("block", {})))
+    session = new_engine(grace=30).create_agent(name="a", tools=[block]).start_session()
+
+    async def main() -> float:
+        task = asyncio.create_task(session.run("go"))
+        await asyncio.to_thread(running.wait, 5)
+        began = time.monotonic()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return time.monotonic() - began
+
+    assert asyncio.run(main()) < 1.0
+    release.set()
 
 
 def test_a_second_cancel_is_obeyed_at_once_and_leaves_no_task(new_engine: NewEngine, openai: FaultProvider) -> None:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import trio
 
 import cortex
 from cortex.testing import Delay, FaultWall, Hang, Reply, Status, ToolCalls
@@ -77,6 +78,30 @@ def test_ctrl_c_ends_the_work_first(new_engine: NewEngine, openai: FaultProvider
     look.eventually(lambda: openai.requests[0].gone, 1.0)
     assert engine.complete_sync("hi").content == "Hello from openai."
     assert engine.health()["openai"].status == "up"
+
+
+@pytest.mark.parametrize("run", [asyncio.run, lambda coroutine: trio.run(_await, coroutine)], ids=["asyncio", "trio"])
+def test_ctrl_c_in_a_loop(new_engine: NewEngine, openai: FaultProvider, look: Any, run: Callable[[Any], Any]) -> None:
+    openai.script(Hang())
+    engine = new_engine()
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def press() -> None:
+        openai.wait_for(1)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    presser = threading.Thread(target=press)
+    presser.start()
+    with pytest.raises(KeyboardInterrupt):
+        run(engine.complete("hi"))
+    assert look.quiet(engine)
+    presser.join()
+    look.eventually(lambda: openai.requests[0].gone, 1.0)
+
+
+async def _await(coroutine: Any) -> None:
+    await coroutine
 
 
 def test_ctrl_c_waits_at_most_the_grace(new_engine: NewEngine, openai: FaultProvider) -> None:
@@ -287,6 +312,21 @@ def test_a_tree_that_fails_says_so_and_spares_the_others(
     assert "the engine's tree has failed" in caplog.text
     assert well.complete_sync("hi").content == "Hello from openai."
     broken.close()
+
+
+def test_a_thread_that_cannot_begin_is_told_and_tried_again(
+    new_engine: NewEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*args: object) -> None:
+        raise OSError("too many open files")
+
+    engine = new_engine()
+    with monkeypatch.context() as patch:
+        patch.setattr(trio, "run", fail)
+        with pytest.raises(cortex.EngineFailed, match="could not be started"):
+            engine.complete_sync("hi")
+    assert "too many open files" in caplog.text
+    assert engine.complete_sync("hi").content == "Hello from openai."
 
 
 # --------------------------------------------------------------------------------------------------------- references
