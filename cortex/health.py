@@ -148,6 +148,8 @@ _NO_CHANCE: Final = _NoChance()
 
 def observe(health: Health, now: float) -> Health:
     """What time alone has changed by `now`; the same object when nothing."""
+    if health.state is State.HEALTHY and not health.n:
+        return health  # nearly always, and asked many times a call: nothing to forget
     return TABLE[health.state][Signal.TIME].act(health, Context(now, _NO_CHANCE))
 
 

@@ -127,9 +127,11 @@ class Router(actors.Actor[Pick | Snapshot | Recheck | actors.Down | actors.Resta
     def snapshot(self, message: Snapshot) -> None:
         """The newest state of a provider; somebody who waits may go on now."""
         name = message.provider
+        last = self._board.snapshots.get(name)
         self._board.snapshots[name] = message
         self._issued[name] = [one for one in self._issued[name] if one.number > message.seen]
-        self._report(name)
+        if last is None or not _as_healthy(last, message):
+            self._report(name)
         if self._waiting:
             self._serve_waiting()
 
@@ -277,6 +279,16 @@ class Router(actors.Actor[Pick | Snapshot | Recheck | actors.Down | actors.Resta
             if message.revive and name in self._gone:
                 await self._start(name)
         return tuple(self._refs[name] for name in names if name in self._refs and name not in self._gone)
+
+
+def _as_healthy(one: Snapshot, other: Snapshot) -> bool:
+    """Whether two snapshots differ in traffic alone: no health was touched."""
+    return (
+        one.endpoint is other.endpoint
+        and one.enabled is other.enabled
+        and one.lanes.keys() == other.lanes.keys()
+        and all(state.health is other.lanes[lane].health for lane, state in one.lanes.items())
+    )
 
 
 def _cause(exit: actors.Exit) -> str:  # noqa: A002 - an actor's exit is called exit
