@@ -1,22 +1,22 @@
 """Every error cortex raises, drawn once.
 
-    CortexError
-      ConfigError (ValueError)         what you passed cannot work; says the field and the fix
-      EngineClosed (RuntimeError)      used after close
-      EngineFailed (RuntimeError)      a fault of cortex itself; the log has the traceback
-      SessionBusy (RuntimeError)       `run` from inside this session's own turn
-      QueueFull                        more calls wait than the policy allows
-      DeadlineExceeded (TimeoutError)  the call's own deadline passed
-      NetworkUnavailable (ConnectionError)  several providers at once cannot be reached: it is us
-      ProviderError                    a provider failed; `except ProviderError` catches whatever is registered
-        AuthError (PermissionError)  BillingError  RateLimited  ModelNotFound (LookupError)
-        RequestRejected (ValueError)
-          ContextTooLong  ContentRefused
-        ProviderUnavailable (ConnectionError)  ProviderTimeout (TimeoutError)
-        BadReply
-          StreamInterrupted            a stream died after something was shown; `.partial` is what was shown
-        OutcomeUnknown                 sent, not answered, and not safe to send again
-        NoProviderLeft                 several were tried; `.errors` has one typed error per attempt
+CortexError
+  ConfigError (ValueError)         what you passed cannot work; says the field and the fix
+  EngineClosed (RuntimeError)      used after close
+  EngineFailed (RuntimeError)      a fault of cortex itself; the log has the traceback
+  SessionBusy (RuntimeError)       `run` from inside this session's own turn
+  QueueFull                        more calls wait than the policy allows
+  DeadlineExceeded (TimeoutError)  the call's own deadline passed
+  NetworkUnavailable (ConnectionError)  several providers at once cannot be reached: it is us
+  ProviderError                    a provider failed; `except ProviderError` catches whatever is registered
+    AuthError (PermissionError)  BillingError  RateLimited  ModelNotFound (LookupError)
+    RequestRejected (ValueError)
+      ContextTooLong  ContentRefused
+    ProviderUnavailable (ConnectionError)  ProviderTimeout (TimeoutError)
+    BadReply
+      StreamInterrupted            a stream died after something was shown; `.partial` is what was shown
+    OutcomeUnknown                 sent, not answered, and not safe to send again
+    NoProviderLeft                 several were tried; `.errors` has one typed error per attempt
 """
 
 from __future__ import annotations
