@@ -85,6 +85,24 @@ def test_leaving_by_an_exception_does_not_drain(new_engine: NewEngine, openai: F
     assert time.monotonic() - began < 5
 
 
+def test_a_close_that_is_cancelled_drains_no_longer(new_engine: NewEngine, openai: FaultProvider, look: Any) -> None:
+    openai.always(Hang())
+    engine = new_engine(grace=30)
+
+    async def main() -> None:
+        task = asyncio.create_task(engine.complete("hi"))
+        await openai.wait_for_async(1)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await engine.aclose()
+        assert engine.host._place.gone  # type: ignore[union-attr]  # at once
+        with pytest.raises(cortex.EngineClosed):
+            await task
+
+    asyncio.run(main())
+    look.eventually(lambda: openai.requests[0].gone, 1.0)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_cancel_ends_the_work_and_waits_for_its_end(
     new_engine: NewEngine, openai: FaultProvider, look: Any, stream: bool

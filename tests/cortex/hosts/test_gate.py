@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -157,25 +158,52 @@ async def test_what_outlasts_the_grace_is_told_so_and_the_waiting_too(
     assert len(memory_wall["openai"].requests) == 1
 
 
-async def test_a_waiter_that_leaves_ends_a_drain(autojump_clock: object) -> None:
+async def test_a_drain_waits_for_the_waiting_until_they_leave(autojump_clock: object) -> None:
     gate = Gate(Policy(max_in_flight=1))
     lock = trio.Lock()
     await lock.acquire()  # somebody who is not inside holds the session: only the waiter is left
+    drained = trio.Event()
 
     async def wait(scope: trio.CancelScope) -> None:
         with scope:
             async with gate.pass_through(lock, trio.current_time() + 60):
                 raise AssertionError
 
+    async def drain() -> None:
+        await gate.drained()
+        drained.set()
+
     async with trio.open_nursery() as nursery:
         scope = trio.CancelScope()
         nursery.start_soon(wait, scope)
         await trio.testing.wait_all_tasks_blocked()
-        nursery.start_soon(gate.drained)
+        nursery.start_soon(drain)
         await trio.testing.wait_all_tasks_blocked()
-        began = trio.current_time()
+        assert not drained.is_set()
         scope.cancel()
-    assert trio.current_time() == began
+        await trio.testing.wait_all_tasks_blocked()
+        assert drained.is_set()
+
+
+async def test_who_leaves_while_waiting_for_a_place_leaves_the_session_too(autojump_clock: object) -> None:
+    gate = Gate(Policy(max_in_flight=1))
+    lock = trio.Lock()
+    async with gate.pass_through(None, trio.current_time() + 60):
+        with trio.move_on_after(1):
+            async with gate.pass_through(lock, trio.current_time() + 60):
+                raise AssertionError
+        assert not lock.locked()
+        with pytest.raises(DeadlineExceeded):
+            async with gate.pass_through(lock, trio.current_time() + 1):
+                raise AssertionError
+        assert not lock.locked()
+
+
+async def test_nothing_begins_in_a_tree_that_closes(make_engine: Make, look: Any) -> None:
+    async with make_engine("openai") as engine:
+        look.gate(engine).closing = True
+        with pytest.raises(EngineClosed):
+            await trio.to_thread.run_sync(asyncio.run, engine.set_enabled("openai", False))
 
 
 @given(

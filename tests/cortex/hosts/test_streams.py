@@ -203,7 +203,7 @@ async def test_aclose_before_and_after_and_twice(new_engine: NewEngine, openai: 
         await unread.aclose()
         assert [chunk async for chunk in unread] == []
         async with unread:
-            pass
+            await trio.sleep(0.05)
         assert openai.requests == ()  # it never began
         read = engine.stream("hi")
         chunks = [chunk async for chunk in read]

@@ -282,6 +282,25 @@ async def test_aclose_inside_the_block_leaves_the_block_whole(
     assert trio.lowlevel.current_statistics().tasks_living == tasks
 
 
+async def test_aclose_inside_the_block_ends_what_outlasts_the_grace(
+    new_engine: NewEngine, openai: FaultProvider, look: Any
+) -> None:
+    openai.always(Hang())
+    told: list[cortex.EngineClosed] = []
+
+    async def call() -> None:
+        try:
+            await engine.complete("hi")
+        except cortex.EngineClosed as error:
+            told.append(error)
+
+    async with new_engine(grace=0.05) as engine, trio.open_nursery() as nursery:
+        nursery.start_soon(call)
+        await openai.wait_for_async(1)
+        await engine.aclose()
+        await look.eventually_trio(lambda: told and openai.requests[0].gone, 1.0)
+
+
 async def test_closing_an_entered_engine_from_elsewhere_is_refused_and_does_nothing(new_engine: NewEngine) -> None:
     async with new_engine() as engine:
         for close in (engine.close, partial(trio.run, engine.aclose), lambda: asyncio.run(engine.aclose())):
