@@ -27,8 +27,8 @@ from cortex.errors import (
 )
 from cortex.events import FailedOver
 from cortex.protocol import Refused
-from cortex.provider import Provider
 from cortex.testing import Cut, Delay, FaultWall, Garbage, Hang, Pings, Redirect, Refuse, Reply, Status, StreamError
+from cortex.ward import Ward
 
 SPARE = "Hello from anthropic."
 OWN = "Hello from openai."
@@ -172,7 +172,7 @@ async def test_max_attempts_bounds_a_call(lab: Any, autojump_clock: Any) -> None
 async def test_a_provider_that_refuses_every_pick_is_our_fault(
     lab: Any, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Provider, "_admit", lambda self, call: Refused("out of order"))
+    monkeypatch.setattr(Ward, "admit", lambda self, call, now: Refused("out of order"))
     async with lab.engine(0) as engine:
         with pytest.raises(EngineFailed, match=f"openai refused {MAX_REFUSALS} picks"):
             await engine.complete("hi")
