@@ -16,6 +16,7 @@ import trio
 
 import actors
 from cortex import catalog
+from cortex.asking import ask_again
 from cortex.endings import Try, given_up, nothing_allowed, stopped, typed
 from cortex.errors import CortexError, DeadlineExceeded, EngineFailed, OutcomeUnknown, StreamInterrupted
 from cortex.messages import (
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
 
 MAX_REFUSALS = 50
 """Stale picks in one call before we say that something is wrong with us."""
-
-ROUTER_ASKS = 5
-"""How often a router that crashes under a pick is asked before we say that something is wrong with us."""
 
 LAST_MOMENT = 0.05
 """The share of a call's time in which no further attempt is begun."""
@@ -128,7 +126,7 @@ class _Course:
     refusals: int = 0
     free_used: bool = False
     restarted: bool = False
-    once_more: Picked | None = None
+    same_pick: Picked | None = None
 
     # ---- the loop
 
@@ -152,19 +150,10 @@ class _Course:
 
     async def _pick(self) -> Picked | Nobody:
         """Whom to ask. A router that crashes is back within a moment; the call does not notice."""
-        if self.once_more is not None:
-            picked, self.once_more = self.once_more, None
+        if self.same_pick is not None:
+            picked, self.same_pick = self.same_pick, None
             return picked
-        pick = Pick(self.needs, dict(self.tried), self.deadline)
-        for _ in range(ROUTER_ASKS - 1):
-            try:
-                return await self.link.router.ask(pick)
-            except actors.Unavailable as error:
-                await trio.sleep(error.retry_in)
-            except actors.ActorDied as error:
-                if not isinstance(error.exit, actors.Crashed):
-                    raise
-        return await self.link.router.ask(pick)
+        return await ask_again(self.link.router, Pick(self.needs, dict(self.tried), self.deadline))
 
     async def _pause_before(self, lane: Lane) -> None:
         """A second attempt on the same lane comes later: no other could serve, or it would have been picked."""
@@ -267,7 +256,7 @@ class _Course:
         if not self.free_used and failure.reused and free_retry(failure):
             self.free_used = True
             self.tried[picked.lane] = count - 1
-            self.once_more = picked
+            self.same_pick = picked
 
     async def _after_commit(self) -> Unserved | None:
         """Something was shown: it is taken back aloud, or the stream ends with what it was."""
@@ -329,7 +318,7 @@ async def route(
     with trio.move_on_at(deadline):
         try:
             result = await course.run()
-        except (actors.ActorDied, actors.Unavailable, EngineFailed) as error:
+        except (actors.ActorDied, EngineFailed) as error:
             result = course.engine_failed(error)
     return result if result is not None else course.too_late()
 

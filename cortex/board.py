@@ -29,11 +29,13 @@ class Clock(Protocol):
 
 @attrs.define
 class Board:
-    """What is known of the providers. `present`: the actors that are up; `clock` None: the engine has not started."""
+    """What is known of the providers. `present`: the actors that are up; `given_up`: those that crashed too often, and
+    when (in seconds) they are started afresh; `clock` None: the engine has not started."""
 
     settings: Settings
     snapshots: dict[str, Snapshot] = attrs.field(factory=dict)
     present: set[str] = attrs.field(factory=set)
+    given_up: dict[str, float] = attrs.field(factory=dict)
     clock: Clock | None = None
     configs: dict[str, ProviderConfig] = attrs.field(init=False)
 
@@ -43,6 +45,8 @@ class Board:
     def open(self, clock: Clock) -> None:
         """The engine starts; times are this clock's from now on."""
         self.snapshots.clear()
+        self.present.clear()
+        self.given_up.clear()
         self.clock = clock
 
     def now(self) -> float:
@@ -64,6 +68,7 @@ class Board:
             limits.ceiling(state.limit, now),
             trial_out,
             self.clock is None or lane.provider in self.present,
+            self.given_up.get(lane.provider),
             snapshot.enabled if snapshot is not None else config.enabled,
             _caps_of(lane.model),
         )

@@ -81,12 +81,15 @@ async def outcome_of(tree: Tree, system: Literal[1, 2], turn: Turn) -> TurnResul
     ref = tree.worker if system == 1 else tree.orchestrator
     try:
         return await ref.ask(turn, join=tree.policy.grace)
-    except actors.ActorDied as error:
-        if isinstance(error.exit, actors.Shutdown | actors.Killed):
-            raise EngineClosed("the engine was closed while this call was under way") from None
-        raise EngineFailed(f"a fault of cortex itself ended the call: {error}") from error
     except actors.ActorError as error:
-        raise EngineFailed(f"a fault of cortex itself ended the call: {error}") from error
+        raise told(error) from error
+
+
+def told(error: actors.ActorError) -> CortexError:
+    """What a user is told of an actor of ours that failed, or was stopped."""
+    if isinstance(error, actors.ActorDied) and isinstance(error.exit, actors.Shutdown | actors.Killed):
+        return EngineClosed("the engine was closed while this call was under way")
+    return EngineFailed(f"a fault of cortex itself ended the call: {error}")
 
 
 def parse_answer(prepared: Prepared, answer: Answer) -> tuple[Any, str]:

@@ -21,6 +21,7 @@ import trio
 import actors
 from cortex import catalog, checks, config, inputs
 from cortex.agent import Agent
+from cortex.asking import ask_again
 from cortex.attempts import needs_of
 from cortex.board import Board
 from cortex.calls import (
@@ -31,6 +32,7 @@ from cortex.calls import (
     check_result,
     outcome_of,
     prepare,
+    told,
 )
 from cortex.config import Chain, Settings
 from cortex.errors import ConfigError
@@ -38,7 +40,7 @@ from cortex.events import EventHub, EventStream
 from cortex.host import Host
 from cortex.messages import Message, Request
 from cortex.policy import Policy
-from cortex.protocol import Caller, ProviderRecheck, ProviderSwitch, Recheck, Sink, Turn
+from cortex.protocol import ByHand, Caller, Order, ProviderRecheck, ProviderSwitch, Sink, Turn
 from cortex.reports import Plan, ProviderHealth, health_of, plan
 from cortex.results import Chunk, Completion
 from cortex.routing import Lane
@@ -281,7 +283,7 @@ class Engine:
         """Something was mended (a key, a bill): forget why `provider` (None: all) is off; the next call tries it."""
         name = self.settings.provider(provider).name if provider is not None else None
 
-        await self.host.call(lambda tree, _: _tell(tree, name, ProviderRecheck(), revive=True))
+        await self.host.call(lambda tree, _: _tell(tree, name, ProviderRecheck()))
 
     async def set_enabled(self, provider: str, enabled: bool) -> None:
         """Take a provider out of the picks, or put it back. Calls that it is serving go on."""
@@ -289,7 +291,7 @@ class Engine:
             raise ConfigError(f"enabled: must be True or False, not {checks.kind(enabled)}")
         name = self.settings.provider(provider).name
 
-        await self.host.call(lambda tree, _: _tell(tree, name, ProviderSwitch(enabled), revive=False))
+        await self.host.call(lambda tree, _: _tell(tree, name, ProviderSwitch(enabled)))
 
     # ---- closing
 
@@ -317,14 +319,15 @@ class Engine:
         self.close()
 
 
-async def _tell(tree: Tree, name: str | None, message: Any, *, revive: bool) -> None:
+async def _tell(tree: Tree, name: str | None, order: Order) -> None:
     """Tell the provider `name` (None: each); one that is being restarted right now is told when it is back."""
-    for ref in await tree.router.ask(Recheck(name, revive=revive)):
-        while True:
+    try:
+        for ref in await ask_again(tree.router, ByHand(name, order)):
             try:
-                await ref.ask(message)
-                break
-            except actors.Unavailable as error:
-                await trio.sleep(error.retry_in)
-    # What they published stands before this in the router's queue: from now on everybody sees it.
-    await tree.router.ask(Recheck(name, revive=False))
+                await ask_again(ref, order)
+            except actors.ActorDied:  # given up meanwhile
+                await ask_again(tree.router, ByHand(name, order))
+        # What they published stands before this in the router's queue: from now on everybody sees it.
+        await ask_again(tree.router, ByHand(name))
+    except actors.ActorError as error:
+        raise told(error) from error

@@ -47,6 +47,7 @@ __all__ = [
     "Switched",
     "admit",
     "diagram",
+    "left",
     "next_probe",
     "observe",
     "ramp_slots",
@@ -294,7 +295,7 @@ def admit(
     if state is State.DISABLED and not last_resort:
         return Admission(Admit.DISABLED, why(health, now), health.until)
     if health.gated(now):
-        return Admission(Admit.GATED, f"asked for a pause, {_left(health.gate_until, now)}", health.gate_until)
+        return Admission(Admit.GATED, f"asked for a pause, {left(health.gate_until, now)}", health.gate_until)
     if state in (State.OPEN, State.DISABLED) and not last_resort:
         return Admission(Admit.OPEN, why(health, now), health.until)
     if state is State.HALF_OPEN and health.trial:
@@ -357,26 +358,27 @@ _STATUS: Final[dict[State, str]] = {
 def why(health: Health, now: float) -> str:
     """One line for people: what is the matter, and when it is looked at again. Empty when all is well."""
     health = observe(health, now)
-    gate = f"asked for a pause, {_left(health.gate_until, now)}" if health.gated(now) else ""
+    gate = f"asked for a pause, {left(health.gate_until, now)}" if health.gated(now) else ""
     match health.state:
         case State.HEALTHY:
             return gate
         case State.DEGRADED:
             text = health.reason
         case State.OPEN:
-            text = f"{health.reason}; next trial {_left(health.until, now)}"
+            text = f"{health.reason}; next trial {left(health.until, now)}"
         case State.HALF_OPEN:
             text = f"on trial: {health.reason}" if health.reason else "on trial"
         case State.RAMPING:
             text = f"recovering since {now - health.since:.0f} s"
         case State.DISABLED:
-            text = health.reason if health.until is None else f"{health.reason}; recheck {_left(health.until, now)}"
+            text = health.reason if health.until is None else f"{health.reason}; recheck {left(health.until, now)}"
         case _:
             assert_never(health.state)
     return f"{text}; {gate}" if gate else text
 
 
-def _left(until: float | None, now: float) -> str:
+def left(until: float | None, now: float) -> str:
+    """The time from `now` to `until`, for people."""
     return f"in {max((until or now) - now, 0.0):.1f} s"
 
 

@@ -4,7 +4,7 @@ session -> worker | orchestrator     Turn     -> TurnDone | TurnFailed
 worker | orchestrator -> router      Pick     -> Picked | Nobody
 worker | orchestrator -> provider    Call     -> Served | Refused
 provider -> router                   Snapshot (published: the newest counts, nothing is ever asked back)
-engine -> router                     Recheck -> the refs of providers
+engine -> router                     ByHand   -> the refs of the providers that are to be told
 engine -> provider                   ProviderRecheck, ProviderSwitch
 """
 
@@ -82,14 +82,6 @@ class Publish:
 
 
 @attrs.frozen
-class Recheck(actors.Ask["tuple[actors.ActorRef[Any], ...]"]):
-    """To the router: revive `provider` (None: all) if its actor was given up, and give the refs of whom to tell."""
-
-    provider: str | None
-    revive: bool = True
-
-
-@attrs.frozen
 class ProviderRecheck(actors.Ask[None]):
     """To one provider: what was wrong with you has been mended."""
 
@@ -99,6 +91,21 @@ class ProviderSwitch(actors.Ask[None]):
     """To one provider: the operator takes you out, or puts you back."""
 
     enabled: bool
+
+
+Order: TypeAlias = ProviderRecheck | ProviderSwitch
+
+
+@attrs.frozen
+class ByHand(actors.Ask["tuple[actors.ActorRef[Any], ...]"]):
+    """To the router: the user has an `order` for `provider` (None: all); who is to be told it?
+
+    It is carried out here on those whose actor was given up. Without an order nothing is done; but what the providers
+    had published before is known to the router when it answers.
+    """
+
+    provider: str | None
+    order: Order | None = None
 
 
 @attrs.frozen

@@ -8,6 +8,7 @@ given up is started afresh at its recheck time.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +24,7 @@ from cortex.config import ProviderConfig, Settings
 from cortex.events import EventHub, HealthChanged, ProviderRestarted, wall_clock
 from cortex.health import Health
 from cortex.outcomes import Scope
-from cortex.protocol import Nobody, Pick, Picked, Publish, Recheck, Snapshot
+from cortex.protocol import ByHand, Nobody, Pick, Picked, ProviderRecheck, ProviderSwitch, Publish, Snapshot
 from cortex.routing import Lane, LaneView, NoneLeft, Ranked, Resorts, Verdict, Wait, choose, rank
 from cortex.routing import Pick as Chosen
 
@@ -36,9 +37,6 @@ PICK_SECONDS = 1.0
 
 OFF_AGAIN = 60.0
 """A provider that was switched off and then crashed too often has no recheck of its own; it is started afresh then."""
-
-SNAPSHOT_SECONDS = 0.1
-"""A restarted router waits so long for the snapshots it asked for before it judges without them."""
 
 
 @attrs.frozen
@@ -61,7 +59,7 @@ class _Waiting:
     until: float
 
 
-class Router(actors.Actor[Pick | Snapshot | Recheck | actors.Down | actors.Restarting | actors.Restarted]):
+class Router(actors.Actor[Pick | Snapshot | ByHand | actors.Down | actors.Restarting | actors.Restarted]):
     """Picks providers; owns the board, the order of the waiting, and the life of the provider actors."""
 
     def __init__(
@@ -85,35 +83,40 @@ class Router(actors.Actor[Pick | Snapshot | Recheck | actors.Down | actors.Resta
         self._waiting: deque[_Waiting] = deque()
         self._changed = trio.Event()
         self._statuses: dict[str, str] = {}
-        self._gone: dict[str, float] = {}
-        self._ready_at = 0.0
+        self._reviving = trio.Lock()
 
     # ---- life
 
     async def on_start(self) -> None:
         """Start the providers, or find them again: they live beside the router and outlive it."""
-        living = {ref.name: ref for ref in self._providers.children()}
+        now = trio.current_time()
+        self._statuses = {name: self._board.status_of(name, now)[0] for name in self._board.snapshots}
         for name in self._board.configs:
-            ref = living.get(f"provider:{name}")
-            if isinstance(ref, actors.ActorRef):
-                self._adopt(name, ref)
-                ref.tell(Publish())
-            else:
-                await self._start(name)
+            await self._start(name)
         # Numbers go on from where they were: a provider counts as seen what an earlier router gave out.
         self._number = max((one.seen for one in self._board.snapshots.values()), default=0)
-        self._ready_at = trio.current_time() + SNAPSHOT_SECONDS
         self.ctx.spawn(self._keep_time)
 
     async def _start(self, name: str) -> None:
         """Start a provider's actor, with the health it left if it had lived before; what cannot start waits."""
-        self._gone.pop(name, None)
+        self._board.given_up.pop(name, None)
+        living = next((ref for ref in self._providers.children() if ref.name == f"provider:{name}"), None)
+        if isinstance(living, actors.ActorRef):
+            self._adopt(name, living)
+            living.tell(Publish())
+            return
         spec = self._spec(self._board.configs[name], self.ctx.ref, self._board.snapshots.get(name))
         try:
             self._adopt(name, await self._providers.start_child(spec))
-        except (actors.StartError, actors.NameTaken) as error:
+        except actors.StartError as error:
             logger.warning("provider %s could not be started: %s", name, error.__cause__ or error)
             self._give_up(name)
+
+    async def _revive(self, name: str) -> None:
+        """Start afresh what was given up; once, whoever asks for it: its time, or the user."""
+        async with self._reviving:
+            if name in self._board.given_up:
+                await self._start(name)
 
     def _adopt(self, name: str, ref: actors.ActorRef[Any]) -> None:
         self._refs[name] = ref
@@ -151,7 +154,9 @@ class Router(actors.Actor[Pick | Snapshot | Recheck | actors.Down | actors.Resta
         name = self._names.get(message.ref)
         if name is not None:
             self._board.present.discard(name)
+            self._issued[name].clear()  # the picks on their way to it will find it gone
             self._hub.emit(ProviderRestarted(name, _cause(message.exit), wall_clock()))
+            self._serve_waiting()
 
     @actors.handle
     def restarted(self, message: actors.Restarted) -> None:
@@ -167,6 +172,7 @@ class Router(actors.Actor[Pick | Snapshot | Recheck | actors.Down | actors.Resta
         name = self._names.pop(message.ref, None)
         if name is None or self._refs.get(name) != message.ref:
             return
+        del self._refs[name]
         self._give_up(name)
         self._serve_waiting()
 
@@ -179,7 +185,8 @@ class Router(actors.Actor[Pick | Snapshot | Recheck | actors.Down | actors.Resta
             last = Snapshot(name, Health.new(now, Scope.ENDPOINT), {}, Budget.new(now))
         endpoint = health.step(last.endpoint, health.GaveUp(), now, self.ctx.rng)
         self._board.snapshots[name] = attrs.evolve(last, endpoint=endpoint, in_flight=0)
-        self._gone[name] = endpoint.until if endpoint.until is not None else now + OFF_AGAIN
+        self._board.given_up[name] = endpoint.until if endpoint.until is not None else now + OFF_AGAIN
+        self._issued[name].clear()
         self._report(name)
         self._changed.set()
 
@@ -198,17 +205,22 @@ class Router(actors.Actor[Pick | Snapshot | Recheck | actors.Down | actors.Resta
 
     def _choose(self, pick: Pick, since: float, now: float) -> tuple[Chosen | Wait | NoneLeft, tuple[Ranked, ...]]:
         views: dict[Lane, LaneView] = {}
+        forgotten = math.inf  # when the first of the picks that are counted here is not counted any more
         for tier in pick.needs.tiers:
             for lane in tier:
-                if lane.provider in self._board.snapshots or now >= self._ready_at:
-                    issued = [
-                        one for one in self._issued[lane.provider] if one.lane == lane and now - one.at < PICK_SECONDS
-                    ]
-                    trial_out = any(one.trial for one in issued)
-                    views[lane] = self._board.view(lane, now, issued=len(issued), trial_out=trial_out)
+                issued = [
+                    one for one in self._issued[lane.provider] if one.lane == lane and one.at + PICK_SECONDS > now
+                ]
+                trial_out = any(one.trial for one in issued)
+                views[lane] = self._board.view(lane, now, issued=len(issued), trial_out=trial_out)
+                forgotten = min(forgotten, *(one.at + PICK_SECONDS for one in issued), math.inf)
         limit = self._settings.policy.max_attempts_per_lane
         ranked = rank(pick.needs, views, pick.tried, now, self.ctx.rng, max_per_lane=limit)
-        return choose(ranked, now, resorts=self._resorts, since=since, deadline=pick.deadline), ranked
+        choice = choose(ranked, now, resorts=self._resorts, since=since, deadline=pick.deadline)
+        if isinstance(choice, Wait) and forgotten < choice.until:
+            # A pick whose caller left is never heard of again: its end is no news, so the time must wake the waiting.
+            choice = attrs.evolve(choice, until=forgotten)
+        return choice, ranked
 
     def _settle(self, choice: Chosen | NoneLeft, ranked: tuple[Ranked, ...], now: float) -> Picked | Nobody:
         offline = self._board.offline(now)
@@ -260,25 +272,43 @@ class Router(actors.Actor[Pick | Snapshot | Recheck | actors.Down | actors.Resta
         """Wakes when something waits for a time: a call for a lane, or a provider that was given up for its restart."""
         while True:
             self._changed = trio.Event()
-            due = [one.until for one in self._waiting] + list(self._gone.values())
+            due = [one.until for one in self._waiting] + list(self._board.given_up.values())
             with trio.move_on_at(min(due, default=float("inf"))):
                 await self._changed.wait()
                 continue
             now = trio.current_time()
-            for name in [name for name, at in self._gone.items() if at <= now]:
-                await self._start(name)
+            for name in [name for name, at in self._board.given_up.items() if at <= now]:
+                await self._revive(name)
             self._serve_waiting()
 
     # ---- by hand
 
     @actors.handle
-    async def recheck(self, message: Recheck) -> tuple[actors.ActorRef[Any], ...]:
-        """Revive what was given up if asked to, and say whom to tell."""
+    async def by_hand(self, message: ByHand) -> tuple[actors.ActorRef[Any], ...]:
+        """Carry the order out where no actor is left to be told it, and say whom to tell."""
         names = [message.provider] if message.provider is not None else list(self._board.configs)
         for name in names:
-            if message.revive and name in self._gone:
-                await self._start(name)
-        return tuple(self._refs[name] for name in names if name in self._refs and name not in self._gone)
+            match message.order:
+                case ProviderRecheck():
+                    await self._revive(name)
+                case ProviderSwitch(enabled=enabled) if name in self._board.given_up:
+                    self._switch(name, enabled=enabled)
+                case _:
+                    pass
+        return tuple(self._refs[name] for name in names if name in self._refs)
+
+    def _switch(self, name: str, *, enabled: bool) -> None:
+        """For its next actor, which goes on from here."""
+        now, event = trio.current_time(), health.Switched(enabled)
+        last = self._board.snapshots[name]
+        lanes = {
+            lane: attrs.evolve(state, health=health.step(state.health, event, now, self.ctx.rng))
+            for lane, state in last.lanes.items()
+        }
+        endpoint = health.step(last.endpoint, event, now, self.ctx.rng)
+        self._board.snapshots[name] = attrs.evolve(last, endpoint=endpoint, lanes=lanes, enabled=enabled)
+        self._report(name)
+        self._serve_waiting()
 
 
 def _as_healthy(one: Snapshot, other: Snapshot) -> bool:

@@ -21,7 +21,7 @@ from typing import Final, TypeAlias
 import attrs
 
 from cortex.circuit import RAMP
-from cortex.health import Admission, Admit, Health, State, admit, observe
+from cortex.health import Admission, Admit, Health, State, admit, left, observe
 from cortex.outcomes import RETRY_AFTER_MAX, Rng
 
 DEGRADED_SHARE: Final = 0.25
@@ -59,7 +59,8 @@ class LaneView:
 
     `health` is the worse of the lane's and the endpoint's. `in_flight` counts the snapshot's calls and the picks given
     out since; `limit` is how many there may be (None: any number); `trial_out` tells that such a pick is a trial.
-    `present`: the provider's actor is up; `enabled`: the operator has not switched it off.
+    `present`: the provider's actor is up; `back`: when it was given up, the time (in seconds) of its fresh start;
+    `enabled`: the operator has not switched it off.
     """
 
     lane: Lane
@@ -69,6 +70,7 @@ class LaneView:
     limit: int | None = None
     trial_out: bool = False
     present: bool = True
+    back: float | None = None
     enabled: bool = True
     caps: Caps = Caps()
 
@@ -215,7 +217,8 @@ def _judge(
     if tried >= max_per_lane:
         return Ranked(lane, Verdict.TRIED, f"failed this call ({tried} attempts)", None, tier)
     if not view.present:
-        return Ranked(lane, Verdict.DOWN, "being restarted", None, tier)
+        reason = "being restarted" if view.back is None else f"crashed too often; started afresh {left(view.back, now)}"
+        return Ranked(lane, Verdict.DOWN, reason, view.back, tier)
     answer = admit(view.health, now, in_flight=view.in_flight, limit=view.limit)
     if tried and (stop := _not_again(answer, now)):
         return Ranked(lane, Verdict.TRIED, f"failed this call; {stop}", answer.until, tier)
@@ -372,7 +375,7 @@ def _last_resort(first: Mapping[Verdict, Ranked], now: float, resorts: Resorts, 
             return Pick(entry.lane, trial=True, resort="open")
         waits.append((due, entry))
     news = [first[verdict] for verdict in (Verdict.TRYING, Verdict.DOWN) if verdict in first]
-    waits += [(deadline if entry.until is None else min(entry.until, deadline), entry) for entry in news]
+    waits += [(deadline if entry.until is None else entry.until, entry) for entry in news]
     if (entry := first.get(Verdict.GATED)) and entry.until is not None:
         waits.append((entry.until, entry))
     waits = [(until, entry) for until, entry in waits if until <= deadline]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
 import trio
 
 import cortex
+from cortex.attempts import needs_of
 from cortex.errors import DeadlineExceeded
 from cortex.events import HealthChanged
+from cortex.messages import Request
+from cortex.protocol import Pick, Picked
+from cortex.router import Router
 from cortex.testing import Delay, FaultWall, Hang, Reply, Status
 
 SPARE = "Hello from anthropic."
@@ -57,6 +62,43 @@ async def test_a_busy_lane_is_waited_for_and_not_for_ever(lab: Any, autojump_clo
         assert (await engine.complete("second", timeout=20)).content == SPARE
         assert trio.current_time() - started == pytest.approx(5, abs=0.1)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_trial_whose_caller_left_strands_nobody(lab: Any, autojump_clock: Any) -> None:
+    """The pick was given out and never became a call: nobody will ever report it."""
+    async with lab.engine(0) as engine:
+        await engine.set_enabled("openai", False)
+        await engine.set_enabled("openai", True)
+        needs = needs_of(Request(messages=()), engine.chain("worker", None))
+        picked = await engine.host._place.home.router.ask(Pick(needs, {}, trio.current_time() + 120))
+        assert isinstance(picked, Picked)
+        assert picked.trial
+        assert (await engine.complete("hi", timeout=60)).content == OWN
+        assert trio.current_time() < 2
+
+
+async def test_a_restarted_router_tells_no_news_twice(
+    lab: Any, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.primary.always(Status(401))
+    pick, crashes = Router.pick, [False]
+
+    @functools.wraps(pick)
+    def broken(this: Router, message: Pick) -> Any:
+        if crashes[-1]:
+            crashes.append(False)
+            raise RuntimeError("a bug of ours")
+        return pick(this, message)
+
+    monkeypatch.setattr(Router, "pick", broken)
+    async with lab.engine() as engine:
+        await engine.complete("hi")
+        events = engine.events()
+        crashes.append(True)
+        await engine.complete("hi")
+        assert crashes == [False, True, False]
+        await trio.sleep(1)
+        assert not [event for event in events._events if isinstance(event, HealthChanged)]
 
 
 async def test_two_servers_of_one_model_share_the_work(autojump_clock: Any) -> None:

@@ -14,12 +14,14 @@ import trio
 
 import actors
 from cortex import provider as provider_room
-from cortex.errors import EngineFailed
+from cortex.errors import EngineFailed, ProviderUnavailable
 from cortex.events import ProviderRestarted
 from cortex.orchestrator import Orchestrator
+from cortex.protocol import ByHand, Publish
 from cortex.provider import Provider
 from cortex.router import Router
 from cortex.testing import Delay, Hang, Reply, Status, ToolCalls
+from cortex.ward import Ward
 from cortex.worker import Worker
 
 SPARE = "Hello from anthropic."
@@ -41,6 +43,15 @@ class Bug:
             return original(this, *args)
 
         monkeypatch.setattr(cls, name, broken)
+
+
+async def crash(engine: Any, bug: Bug) -> None:
+    """Once; `bug` is in `Provider.publish`, so that no call and no order of ours is concerned."""
+    (ref,) = await engine.host._place.home.router.ask(ByHand("openai"))
+    bug.left = 1
+    ref.tell(Publish())
+    await trio.sleep(0.01)
+    assert bug.left == 0
 
 
 class Faulty(httpx.AsyncBaseTransport):
@@ -146,8 +157,8 @@ async def test_its_calls_in_flight_fail_over_when_a_provider_crashes(
         nursery.start_soon(many, engine, 20, answers)
         await trio.sleep(1)
         bug.left = 1
-        with pytest.raises(actors.ActorDied):
-            await engine.recheck("openai")
+        await engine.recheck("openai")  # told to the actor that takes its place
+        assert bug.left == 0
         await trio.sleep(1)
         assert answers == [SPARE] * 20
         assert all(seen.gone for seen in lab.primary.requests)
@@ -155,13 +166,11 @@ async def test_its_calls_in_flight_fail_over_when_a_provider_crashes(
 
 async def test_a_crash_forgets_no_health(lab: Any, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.primary.always(Status(401))
-    bug = Bug(monkeypatch, Provider, "switch")
+    bug = Bug(monkeypatch, Provider, "publish")
     async with lab.engine() as engine:
         await engine.complete("hi")
         why = engine.health()["openai"].why
-        bug.left = 1
-        with pytest.raises(actors.ActorDied):
-            await engine.set_enabled("openai", True)
+        await crash(engine, bug)
         await trio.sleep(2)
         assert engine.health()["openai"].status == "down"
         assert engine.health()["openai"].why.split(";")[0] == why.split(";")[0]
@@ -206,6 +215,120 @@ async def test_a_provider_that_cannot_start_harms_nobody_else(lab: Any, tmp_path
     async with lab.wall, lab.engine(each=missing, sockets=True) as engine:
         assert engine.health()["openai"].status == "down"
         assert (await engine.complete("hi")).content == SPARE
+
+
+class Start:
+    """How the actors of providers start: not at all for those in `broken`, after `slow` seconds for the others."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.broken: set[str] = set()
+        self.slow = 0.0
+        original = Provider.on_start
+
+        async def on_start(this: Provider) -> None:
+            if this._config.name in self.broken:
+                raise RuntimeError("no CA bundle")
+            await trio.sleep(self.slow)
+            await original(this)
+
+        monkeypatch.setattr(Provider, "on_start", on_start)
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Start:
+    return Start(monkeypatch)
+
+
+async def test_a_switch_holds_for_the_next_actor_too(lab: Any, autojump_clock: Any, start: Start) -> None:
+    start.broken = {"openai"}
+    async with lab.engine() as engine:
+        await engine.set_enabled("openai", False)
+        start.broken = set()
+        await trio.sleep(100)
+        assert engine.health()["openai"].status == "off"
+        assert (await engine.complete("hi")).content == SPARE
+        await engine.set_enabled("openai", True)
+        assert (await engine.complete("hi")).content == OWN
+
+
+async def test_switched_on_again_while_no_actor_lives(lab: Any, autojump_clock: Any, start: Start) -> None:
+    start.broken = {"openai"}
+    async with lab.engine() as engine:
+        await engine.set_enabled("openai", False)
+        assert engine.health()["openai"].status == "off"
+        await engine.set_enabled("openai", True)
+        assert engine.health()["openai"].status != "off"
+        start.broken = set()
+        await trio.sleep(100)
+        assert (await engine.complete("hi")).content == OWN
+
+
+@pytest.mark.parametrize("name", [None, "openai", "anthropic"])
+async def test_by_hand_and_by_time_it_is_revived_once(
+    name: str | None, lab: Any, autojump_clock: Any, start: Start
+) -> None:
+    """A recheck while the router's own revival is under way."""
+    start.broken = {"openai", "anthropic"}
+    async with lab.engine(2) as engine:
+        start.broken, start.slow = set(), 3.0
+        await trio.sleep(5.5)
+        assert "provider:openai" in engine.host._place.home.system.names  # its second start is under way
+        await engine.recheck(name)
+        await trio.sleep(10)
+        for provider in ("openai", "anthropic"):
+            assert engine.health()[provider].status in ("up", "recovering"), engine.health()[provider]
+        assert (await engine.complete("hi")).content == OWN
+
+
+async def test_a_recheck_waits_for_one_that_starts_slowly(
+    lab: Any, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch, start: Start
+) -> None:
+    """Without asking it all the time."""
+    bug = Bug(monkeypatch, Provider, "publish")
+    async with lab.engine() as engine:
+        await engine.complete("hi")
+        start.slow = 1.0
+        await crash(engine, bug)
+        await trio.sleep(0.3)
+        asked = 0
+        ask = actors.ActorRef.ask
+
+        def counting(this: Any, *args: Any, **options: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            return ask(this, *args, **options)
+
+        monkeypatch.setattr(actors.ActorRef, "ask", counting)
+        await engine.recheck("openai")
+        assert 3 <= asked < 50
+
+
+async def test_nobody_waits_for_one_that_comes_back_too_late(lab: Any, autojump_clock: Any, start: Start) -> None:
+    start.broken = {"openai"}
+    async with lab.engine(0) as engine:
+        await trio.sleep(100)  # given up again and again, each time for longer
+        started = trio.current_time()
+        with pytest.raises(ProviderUnavailable, match="crashed too often; started afresh in") as caught:
+            await engine.complete("hi", timeout=10)
+        assert trio.current_time() == started
+        assert caught.value.retry_after is not None
+        assert caught.value.retry_after > 10
+        start.broken = set()
+        assert (await engine.complete("hi", timeout=120)).content == OWN
+
+
+async def test_a_crash_under_a_trial_strands_nobody(
+    lab: Any, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bug = Bug(monkeypatch, Ward, "admit")
+    async with lab.engine(0) as engine:
+        await engine.set_enabled("openai", False)
+        await engine.set_enabled("openai", True)
+        bug.left = 1
+        started = trio.current_time()
+        assert (await engine.complete("hi", timeout=60)).content == OWN
+        assert bug.left == 0
+        assert trio.current_time() - started < 3
 
 
 def break_encode(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
