@@ -22,18 +22,14 @@ from cortex.errors import CortexError, DeadlineExceeded, EngineFailed, OutcomeUn
 from cortex.messages import (
     Answer,
     Failure,
-    Image,
     Kind,
     Phase,
     Request,
     StreamEvent,
-    Text,
     TextDelta,
-    Thinking,
     ThinkingDelta,
-    ToolCall,
-    ToolResult,
 )
+from cortex.needs import needs_of
 from cortex.outcomes import Cls, Outcome, Replay, classify, free_retry, same_lane_delay
 from cortex.policy import Policy
 from cortex.protocol import Call, Caller, Nobody, Pick, Picked, Refused, Served, Sink
@@ -65,7 +61,7 @@ class Link:
 
 @attrs.frozen
 class Routed:
-    """An answer, who gave it, and the way there."""
+    """An answer, who gave it, and the way there. `attempts` are those of this call alone."""
 
     answer: Answer
     lane: Lane
@@ -75,20 +71,29 @@ class Routed:
 
 @attrs.frozen
 class Unserved:
-    """No answer: the error for the caller, and whether part of an answer had been shown."""
+    """No answer: the error for the caller."""
 
     error: CortexError
     attempts: tuple[Attempt, ...]
-    shown: bool = False
 
 
 @attrs.define
 class Outlet:
-    """Turns the events of a stream into chunks for its reader, and remembers what was shown."""
+    """Turns the events of a turn's streams into chunks for their reader, and remembers what was shown.
+
+    `shown`: the text since the turn began, or was taken back; `committed`: some of it is the present call's; `used`:
+    the reader has been sent anything at all.
+    """
 
     sink: Sink
     shown: list[str] = attrs.field(factory=list, repr=False)
     committed: bool = False
+    used: bool = False
+
+    async def send(self, chunk: Chunk) -> None:
+        """Show a chunk."""
+        self.used = True
+        await self.sink.send(chunk)
 
     async def emit(self, event: StreamEvent) -> None:
         """Show what can be shown. Tool calls wait until their answer is whole: only then may they be run."""
@@ -96,16 +101,16 @@ class Outlet:
             case TextDelta(text) if text:
                 self.committed = True
                 self.shown.append(text)
-                await self.sink.send(Chunk("text", content=text))
+                await self.send(Chunk("text", content=text))
             case ThinkingDelta(text) if text:
                 self.committed = True
-                await self.sink.send(Chunk("thinking", thinking=text))
+                await self.send(Chunk("thinking", thinking=text))
 
     async def restart(self) -> None:
         """Tell the reader to discard what it showed."""
         self.committed = False
         self.shown.clear()
-        await self.sink.send(Chunk("restart"))
+        await self.send(Chunk("restart"))
 
 
 @attrs.define
@@ -224,7 +229,7 @@ class _Course:
         count = self.tried.get(lane, 0) + 1
         self.tried[lane] = count if outcome.retry_same else policy.max_attempts_per_lane
         if self.outlet is not None and self.outlet.committed:
-            return await self._after_commit()
+            return await self._after_commit(outcome)
         if outcome.replay is Replay.UNSAFE:
             return self._unserved(stopped(self.tries, self.trail, OutcomeUnknown))
         if outcome.cls is Cls.LOCAL and self._local_streak() >= 2:
@@ -258,18 +263,19 @@ class _Course:
             self.tried[picked.lane] = count - 1
             self.same_pick = picked
 
-    async def _after_commit(self) -> Unserved | None:
-        """Something was shown: it is taken back aloud, or the stream ends with what it was."""
+    async def _after_commit(self, outcome: Outcome) -> Unserved | None:
+        """Something was shown: it is taken back aloud, or the stream ends with what it was. What nobody else would be
+        asked for otherwise (a policy's refusal) is not asked for now."""
         assert self.outlet is not None
-        if self.link.policy.on_interrupt == "restart" and not self.restarted:
+        may_go_on = (outcome.failover or outcome.retry_same) and outcome.replay is not Replay.UNSAFE
+        if self.link.policy.on_interrupt == "restart" and may_go_on and not self.restarted:
             self.restarted = True
             await self.outlet.restart()
             return None
         error = typed(self.tries[-1], self.trail, StreamInterrupted)
         assert isinstance(error, StreamInterrupted)
-        error.retryable = True
         error.partial = "".join(self.outlet.shown)
-        return self._unserved(error, shown=True)
+        return self._unserved(error)
 
     def _local_streak(self) -> int:
         streak = 0
@@ -281,16 +287,15 @@ class _Course:
 
     # ---- the end
 
-    def _unserved(self, error: CortexError, *, shown: bool = False) -> Unserved:
+    def _unserved(self, error: CortexError) -> Unserved:
         error.attempts = tuple(self.trail)
-        return Unserved(error, error.attempts, shown=shown)
+        return Unserved(error, error.attempts)
 
     def too_late(self) -> Unserved:
         """The deadline has passed."""
         lines = "; ".join(str(one) for one in self.trail) or "nobody had been asked yet"
         spent = trio.current_time() - self.started
-        shown = self.outlet is not None and self.outlet.committed
-        return self._unserved(DeadlineExceeded(f"the deadline passed after {spent:.1f} s: {lines}"), shown=shown)
+        return self._unserved(DeadlineExceeded(f"the deadline passed after {spent:.1f} s: {lines}"))
 
     def engine_failed(self, error: Exception) -> Unserved:
         """A fault of ours, told as one."""
@@ -307,12 +312,13 @@ async def route(
     *,
     deadline: float,
     caller: Caller | None = None,
-    sink: Sink | None = None,
+    outlet: Outlet | None = None,
 ) -> Routed | Unserved:
     """Serve `request` by the lanes of `chain`, in time for `deadline` (trio time). Expected failures are values."""
     if not any(chain.tiers):
         return Unserved(nothing_allowed(chain.left_out), ())
-    outlet = Outlet(sink) if sink is not None else None
+    if outlet is not None:
+        outlet.committed = False  # what was shown of the turn's earlier calls stands
     course = _Course(link, request, needs_of(request, chain), deadline, caller, outlet, chain.lanes)
     result: Routed | Unserved | None = None
     with trio.move_on_at(deadline):
@@ -321,30 +327,6 @@ async def route(
         except (actors.ActorDied, EngineFailed) as error:
             result = course.engine_failed(error)
     return result if result is not None else course.too_late()
-
-
-def needs_of(request: Request, chain: Chain) -> Needs:
-    """What this request asks of a lane. Bytes / 3 is an upper bound of tokens that costs nothing to find."""
-    size, images = len(request.system), False
-    for message in request.messages:
-        for part in message.parts:
-            match part:
-                case Text(text) | Thinking(text):
-                    size += len(text)
-                case ToolCall(raw_arguments=raw):
-                    size += len(raw)
-                case ToolResult(content=content):
-                    size += len(content)
-                case Image():
-                    images = True
-    return Needs(
-        tiers=chain.tiers,
-        tools=bool(request.tools),
-        images=images,
-        output=request.output is not None,
-        est_tokens=size // 3 + (request.max_tokens or 0),
-        stream=request.stream,
-    )
 
 
 def _own_fault(error: Exception, duration: float) -> Served:

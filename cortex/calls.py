@@ -168,7 +168,7 @@ def _metadata(result: TurnDone, started: float) -> Metadata:
         usage=usage,
         finish_reason=str(answer.finish),
         raw_finish_reason=answer.raw_finish,
-        failover=_failed_over(result),
+        failover=result.failed_over,
         attempts=result.attempts,
         notes=result.notes,
     )
@@ -179,15 +179,6 @@ def _sum(attempts: Sequence[Attempt]) -> Usage:
     for attempt in attempts:
         total = total + attempt.usage
     return total
-
-
-def _failed_over(result: TurnDone) -> bool:
-    """Somebody else than the first choice gave the answer: after a failure, or because that one is known to be down."""
-    lane = result.lane
-    after_failure = any(
-        not one.ok and (one.provider, one.model) != (lane.provider, lane.model) for one in result.attempts
-    )
-    return after_failure or lane.model != result.wanted
 
 
 def check_result(result: TurnResult) -> TurnDone:

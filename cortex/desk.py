@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import attrs
 import trio
 
-from cortex.ledger import Ledger
+from cortex.ledger import Ledger, Numbering
 from cortex.messages import ToolCall, ToolResult
 from cortex.protocol import Caller
 from cortex.tools import Tool, render, validate
@@ -18,22 +18,19 @@ from cortex.tools import Tool, render, validate
 
 @attrs.frozen
 class Desk:
-    """The tools of one turn. `abandoned` is told of each sync tool that outlived its timeout in its thread."""
+    """The tools of one turn, played once. `abandoned` is told of each sync tool that outlived its timeout in its
+    thread."""
 
     tools: Mapping[str, Tool]
     ledger: Ledger
     caller: Caller
     abandoned: Callable[[str], None]
-    prefix: str = ""
+    numbering: Numbering = attrs.field(factory=Numbering)
 
-    def under(self, prefix: str) -> Desk:
-        """The same desk for a sub-task."""
-        return attrs.evolve(self, prefix=f"{self.prefix}{prefix}/")
-
-    async def run(self, call: ToolCall, key: str) -> ToolResult:
+    async def run(self, call: ToolCall) -> ToolResult:
         """The result of `call`: from the ledger if it ran before, else by running it. Never raises."""
-        key = self.prefix + key
-        row = self.ledger.find(call, key)
+        key = self.numbering.key(call)
+        row = self.ledger.find(key)
         if row is not None:
             known = row.result
             return attrs.evolve(known, call_id=call.id) if known is not None else self._unknown(call)
@@ -44,7 +41,7 @@ class Desk:
         arguments = validate(tool, call.arguments)
         if isinstance(arguments, str):
             return _error(call, arguments)
-        self.ledger.begin(call, key)
+        self.ledger.begin(key)
         result: ToolResult | None = None
         try:
             result = await self._call(tool, arguments, call)

@@ -22,7 +22,6 @@ import actors
 from cortex import catalog, checks, config, inputs
 from cortex.agent import Agent
 from cortex.asking import ask_again
-from cortex.attempts import needs_of
 from cortex.board import Board
 from cortex.calls import (
     CompleteOptions,
@@ -39,6 +38,8 @@ from cortex.errors import ConfigError
 from cortex.events import EventHub, EventStream
 from cortex.host import Host
 from cortex.messages import Message, Request
+from cortex.needs import needs_of
+from cortex.orchestrator import DELEGATE
 from cortex.policy import Policy
 from cortex.protocol import ByHand, Caller, Order, ProviderRecheck, ProviderSwitch, Sink, Turn
 from cortex.reports import Plan, ProviderHealth, health_of, plan
@@ -142,11 +143,14 @@ class Engine:
         """A template for sessions. `tools` are functions with type hints, sync or async, plain or made by `tool`."""
         if not isinstance(system_prompt, str):
             raise ConfigError(f"system_prompt: must be a text, not {checks.kind(system_prompt)}")
+        box = toolbox(tools)
+        if DELEGATE.name in box:
+            raise ConfigError(f"tools: {DELEGATE.name!r} is the orchestrator's own tool; give yours another name")
         return Agent(
             self,
             checks.text("name", name),
             system_prompt,
-            toolbox(tools),
+            box,
             goal_tracking,
             WeightConfig.of(weight_config),
             checks.whole("history_limit", history_limit) if history_limit is not None else None,

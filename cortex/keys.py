@@ -6,6 +6,8 @@ A rotated key needs no restart: whoever is told that the key does not fit calls 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import attrs
 import trio
@@ -38,7 +40,9 @@ class Keys:
     @property
     def needs_caller(self) -> bool:
         """Whether only a caller's own loop can run the function."""
-        return inspect.iscoroutinefunction(self.source)
+        return inspect.iscoroutinefunction(self.source) or inspect.iscoroutinefunction(
+            getattr(self.source, "__call__", None)  # noqa: B004 - an object whose call is async
+        )
 
     @property
     def last(self) -> str | None:
@@ -73,14 +77,24 @@ class Keys:
             if caller is not None:
                 key = await caller.run(source, {}, is_async=self.needs_caller)
             else:
-                key = await trio.to_thread.run_sync(source, abandon_on_cancel=True)
+                key = await trio.to_thread.run_sync(_contained, source, abandon_on_cancel=True)
         except Exception as error:  # the user's function may raise anything; its words may hold the key
             return _failed(f"the api_key function raised {type(error).__name__}")
         return _checked(key)
 
 
+def _contained(source: Callable[[], Any]) -> object:
+    """In a worker thread: what the function raises to end its program (`sys.exit()`) ends the question alone."""
+    try:
+        return source()
+    except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+        return _failed(f"the api_key function raised {type(error).__name__}")
+
+
 def _checked(key: object) -> str | Failure:
     """A key goes into a header: one line of visible ASCII."""
+    if isinstance(key, Failure):
+        return key
     if not isinstance(key, str):
         return _failed(f"the api_key function gave {checks.kind(key)} instead of a text")
     plain = key.strip()

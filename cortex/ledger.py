@@ -1,56 +1,77 @@
 """The ledger: which tool calls of a turn have run, so that none ever runs twice. Pure.
 
-A row is written before a tool runs and its result after. A turn that is taken over by another provider, or run again
-with `retry=True`, finds the results of the tools that ran. A row that has no result is `unknown`: the tool may have
-had its effect, so it is not run again either; the model is told.
+A row is written before a tool runs and its result after. A turn that is taken over by another provider goes on from
+its transcript; one that is played again, by the other system or with `retry=True`, finds the results of the tools that
+ran. A call is known by its name, its arguments and its number among its equals, not by its place: a model that asks
+again may ask in another order. A row that has no result is `unknown`: the tool may have had its effect, so it is not
+run again either; the model is told.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
+from collections import Counter
+from typing import Literal, TypeAlias
 
 import attrs
 
 from cortex.messages import ToolCall, ToolResult
 
+Key: TypeAlias = tuple[str, str, int]
+"""Name, hash of the arguments, number among the calls that are equal in these."""
+
 
 @attrs.frozen
 class Row:
-    """One tool call: its place in the turn, its name, the hash of its arguments, and what came of it."""
+    """One tool call, and what came of it."""
 
-    key: str
-    name: str
-    digest: str
+    key: Key
     state: Literal["running", "done", "unknown"] = "running"
     result: ToolResult | None = None
+
+    @property
+    def name(self) -> str:
+        """The tool's name."""
+        return self.key[0]
 
 
 @attrs.define
 class Ledger:
     """The rows of one turn, in memory."""
 
-    _rows: dict[str, Row] = attrs.field(factory=dict)
+    _rows: dict[Key, Row] = attrs.field(factory=dict)
 
-    def find(self, call: ToolCall, key: str) -> Row | None:
-        """The row of this very call: same place, same name, same arguments."""
-        row = self._rows.get(key)
-        return row if row is not None and (row.name, row.digest) == (call.name, digest(call)) else None
+    def find(self, key: Key) -> Row | None:
+        """The row of this very call."""
+        return self._rows.get(key)
 
-    def begin(self, call: ToolCall, key: str) -> None:
+    def begin(self, key: Key) -> None:
         """Before the tool runs."""
-        self._rows[key] = Row(key, call.name, digest(call))
+        self._rows[key] = Row(key)
 
-    def end(self, key: str, result: ToolResult | None) -> None:
+    def end(self, key: Key, result: ToolResult | None) -> None:
         """After it: its result, or None when nobody knows whether it had its effect."""
-        state: Literal["done", "unknown"] = "unknown" if result is None else "done"
-        self._rows[key] = attrs.evolve(self._rows[key], state=state, result=result)
+        self._rows[key] = Row(key, "unknown" if result is None else "done", result)
 
     @property
     def rows(self) -> tuple[Row, ...]:
         """All rows, oldest first."""
         return tuple(self._rows.values())
+
+
+@attrs.define
+class Numbering:
+    """Tells equal calls apart while a turn is played once; the next time it is played it begins anew."""
+
+    _seen: Counter[tuple[str, str]] = attrs.field(factory=Counter)
+
+    def key(self, call: ToolCall) -> Key:
+        """The key of the next call like this one."""
+        kind = (call.name, digest(call))
+        number = self._seen[kind]
+        self._seen[kind] += 1
+        return (*kind, number)
 
 
 def digest(call: ToolCall) -> str:

@@ -54,7 +54,7 @@ class Orchestrator(actors.Actor[Turn]):
     async def _play(self, turn: Turn) -> TurnResult:
         if turn.delegation is None:
             return await play(self._link, turn)
-        delegation = _Delegation(self._worker, turn.delegation)
+        delegation = _Delegation(self._worker, turn.delegation, self._link.policy.grace)
         request = attrs.evolve(turn.request, tools=(*turn.request.tools, DELEGATE))
         result = await play(self._link, attrs.evolve(turn, request=request), {DELEGATE.name: delegation.run})
         return delegation.accounted(result)
@@ -62,13 +62,15 @@ class Orchestrator(actors.Actor[Turn]):
 
 @attrs.define
 class _Delegation:
-    """The sub-tasks of one turn. `template` is a worker's turn without its task."""
+    """The sub-tasks of one turn. `template` is a worker's turn without its task; a sub-task that is cancelled is waited
+    for `grace` seconds, so that its tools have ended when the turn has."""
 
     worker: actors.ActorRef[Any]
     template: Turn
+    grace: float
     done: list[TurnResult] = attrs.field(factory=list)
 
-    async def run(self, call: ToolCall, key: str) -> ToolResult:
+    async def run(self, call: ToolCall) -> ToolResult:
         tasks = call.arguments.get("tasks") if isinstance(call.arguments, dict) else None
         if not isinstance(tasks, list) or not tasks or not all(isinstance(task, str) and task for task in tasks):
             return ToolResult(call.id, call.name, "`tasks` must be a list of texts, one per task", is_error=True)
@@ -77,19 +79,17 @@ class _Delegation:
         answers: list[dict[str, str]] = [{} for _ in tasks]
 
         async def work(index: int, task: str) -> None:
-            answers[index] = {"task": task, **await self._one(task, f"{key}.{index}")}
+            answers[index] = {"task": task, **await self._one(task)}
 
         async with trio.open_nursery() as nursery:
             for index, task in enumerate(tasks):
                 nursery.start_soon(work, index, task)
         return ToolResult(call.id, call.name, json.dumps(answers, ensure_ascii=False))
 
-    async def _one(self, task: str, prefix: str) -> dict[str, str]:
+    async def _one(self, task: str) -> dict[str, str]:
         request = attrs.evolve(self.template.request, messages=(Message("user", (Text(task),)),))
-        desk = self.template.desk
-        turn = attrs.evolve(self.template, request=request, desk=desk.under(prefix) if desk is not None else None)
         try:
-            result = await self.worker.ask(turn)
+            result = await self.worker.ask(attrs.evolve(self.template, request=request), join=self.grace)
         except actors.ActorError as error:
             return {"error": f"the worker failed: {error}"}
         self.done.append(result)

@@ -184,12 +184,8 @@ class Refused:
 class ToolDesk(Protocol):
     """Where a turn has the user's tools run: the ledger and the caller stand behind it."""
 
-    async def run(self, call: ToolCall, key: str) -> ToolResult:
-        """Run one call, or give the result it had before. `key` is its place in the turn; never raises."""
-        ...
-
-    def under(self, prefix: str) -> ToolDesk:
-        """The same desk for a sub-task, whose keys begin with `prefix`."""
+    async def run(self, call: ToolCall) -> ToolResult:
+        """Run one call, or give the result it had when this turn was played before; never raises."""
         ...
 
 
@@ -216,12 +212,12 @@ class Turn(actors.Ask["TurnDone | TurnFailed"]):
 
 @attrs.frozen
 class TurnDone:
-    """A whole turn. `transcript` is what it adds to the history after the user's message; `wanted` is the model that
-    the chain began with."""
+    """A whole turn. `transcript` is what it adds to the history after the user's message; `failed_over`: some call of
+    it was answered by somebody else than the first choice."""
 
     answer: Answer
     lane: Lane
-    wanted: str
+    failed_over: bool
     attempts: tuple[Attempt, ...]
     transcript: tuple[Message, ...]
     tool_results: tuple[ToolResult, ...] = ()

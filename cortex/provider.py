@@ -26,6 +26,7 @@ from cortex.errors import ConfigError
 from cortex.exchange import Exchanged, exchange
 from cortex.keys import Keys
 from cortex.messages import Answer, Failure, Kind, Phase, StreamEvent
+from cortex.needs import stateful
 from cortex.outcomes import Cls, Outcome, classify
 from cortex.policy import Policy
 from cortex.protocol import Call, ProviderRecheck, ProviderSwitch, Publish, Refused, Served, Snapshot
@@ -138,7 +139,7 @@ class Provider(actors.Actor[Call | Publish | ProviderRecheck | ProviderSwitch]):
             exchanged = Exchanged(self._fault("a call", error))
         finally:
             failure = exchanged.result if isinstance(exchanged.result, Failure) else None
-            outcome = classify(failure)
+            outcome = classify(failure, stateful=stateful(running.call.request))
             self._settle(running, outcome, failure)
         duration = trio.current_time() - running.began
         return Served(exchanged.result, outcome, duration, exchanged.first_token, running.notes)
@@ -160,6 +161,8 @@ class Provider(actors.Actor[Call | Publish | ProviderRecheck | ProviderSwitch]):
         failure = exchanged.result
         if not (isinstance(failure, Failure) and failure.kind is Kind.CREDENTIAL and self._keys.rotates):
             return exchanged
+        if exchanged.first_token is not None:
+            return exchanged  # something was shown: it is not for us to begin again
         # A rotated key needs no restart: ask for it again, and if it is another one, use it at once.
         self._keys.forget(key)
         fresh = await self._keys.get(caller)

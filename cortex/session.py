@@ -9,8 +9,7 @@ A session has no task and no entry in the engine: dropping it is closing it.
 
 from __future__ import annotations
 
-import contextvars
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import attrs
@@ -32,14 +31,15 @@ from cortex.calls import (
 from cortex.desk import Desk
 from cortex.errors import ConfigError, CortexError, EngineClosed, SessionBusy
 from cortex.events import ToolResultsDropped, wall_clock
+from cortex.gate import Gate
 from cortex.goals import Goal
 from cortex.ledger import Ledger
-from cortex.messages import Message
+from cortex.messages import Finish, Message
 from cortex.protocol import Caller, Sink, Turn, TurnDone, TurnFailed, TurnResult
 from cortex.results import Chunk, Response
 from cortex.stats import DualProcessStats
 from cortex.streams import Stream, SyncStream
-from cortex.tools import spec
+from cortex.tools import Tool, spec
 from cortex.tree import Tree
 from cortex.triage import Decision, decide
 from cortex.weights import render
@@ -48,9 +48,6 @@ if TYPE_CHECKING:
     from cortex.agent import Agent
 
 System = Literal[1, 2]
-
-_under_way: contextvars.ContextVar[frozenset[int]] = contextvars.ContextVar("cortex_turns", default=frozenset())
-"""The sessions whose turns this code runs inside of: it is set for tools, wherever they run."""
 
 
 @attrs.frozen
@@ -66,6 +63,23 @@ class _Input:
         return self.prepared.system
 
 
+@attrs.frozen
+class _Run:
+    """A turn under way: what was asked, for whom, until when. Times are trio's."""
+
+    given: _Input
+    tree: Tree
+    caller: Caller
+    sink: Sink | None
+    ledger: Ledger
+    started: float
+    deadline: float
+
+
+def _desk(tools: Mapping[str, Tool], run: _Run) -> Desk:
+    return Desk(tools, run.ledger, run.caller, run.tree.abandoned)
+
+
 class Session:
     """One conversation with an agent. Made by `agent.start_session`."""
 
@@ -74,6 +88,7 @@ class Session:
         self.user_id = user_id
         self.session_id = session_id
         self._engine = agent.engine
+        self._gate: Gate | None = None
         self._lock = trio.Lock()
         self._history: tuple[Message, ...] = ()
         self._stats = DualProcessStats()
@@ -97,7 +112,8 @@ class Session:
         Options: `model`, `output_type`, `images`, `temperature`, `max_tokens`, `timeout` (seconds), `extra`.
 
         Raises ConfigError for bad input, a ProviderError that says who failed and why, DeadlineExceeded, QueueFull,
-        SessionBusy from inside this session's own turn, EngineClosed.
+        SessionBusy from inside this session's own turn, EngineClosed. Two sessions whose tools run each other wait for
+        each other until a tool's timeout ends that.
         """
         given = self._validated(message, system, retry, call)
         return await self._engine.host.call(lambda tree, caller: self._turn(tree, caller, given, None))
@@ -152,41 +168,42 @@ class Session:
     # ---- one turn, where the engine lives
 
     async def _turn(self, tree: Tree, caller: Caller, given: _Input, sink: Sink | None) -> Response:
-        running = _under_way.get()
-        if id(self) in running:
+        lock = self._turns_in(tree.gate)
+        if tree.gate.inside_of(lock):
             raise SessionBusy(
                 f"session {self.session_id}: run was called from inside its own turn; use another session"
             )
         started = trio.current_time()
         limit = given.prepared.timeout
         deadline = started + (limit if limit is not None else tree.policy.turn_timeout)
-        async with tree.gate.pass_through(self._lock, deadline):
-            token = _under_way.set(running | {id(self)})
-            try:
-                return await self._served(tree, caller, given, sink, started, deadline)
-            finally:
-                _under_way.reset(token)
+        async with tree.gate.pass_through(lock, deadline):
+            ledger = self._ledger_for(given, tree)
+            return await self._served(_Run(given, tree, caller, sink, ledger, started, deadline))
 
-    async def _served(
-        self, tree: Tree, caller: Caller, given: _Input, sink: Sink | None, started: float, deadline: float
-    ) -> Response:
-        ledger = self._ledger_for(given, tree)
+    def _turns_in(self, gate: Gate) -> trio.Lock:
+        """What makes turns queue; in each tree another: a turn that went down with its tree (in the parent of a fork,
+        in a runtime that died) holds nobody up."""
+        if self._gate is not gate:
+            self._gate, self._lock = gate, trio.Lock()
+        return self._lock
+
+    async def _served(self, run: _Run) -> Response:
+        given = run.given
         decision = self._triage(given)
-        desk = Desk(self.agent.tools, ledger, caller, tree.abandoned)
         whole = False
         try:
-            result, system = await self._answered(tree, caller, given, sink, deadline, desk, decision)
+            result, system = await self._answered(run, decision)
             try:
                 done = check_result(result)
             finally:
                 del result  # an error's traceback holds this frame: no cycle
             goal = done.goal if self.agent.goal_tracking else None
-            response = as_response(done, given.prepared, started=started, system=system, goal=goal)
+            response = as_response(done, given.prepared, started=run.started, system=system, goal=goal)
             whole = True
         finally:
             # Failed or cancelled: what tools did is done, whether or not there is an answer.
-            if not whole and ledger.rows:
-                self._failed = (given.message, ledger)
+            if not whole and run.ledger.rows:
+                self._failed = (given.message, run.ledger)
         role: Role = "worker" if system == 1 else "orchestrator"
         self._engine.served(self._engine.chain(role, given.prepared.model), done.lane)
         self._commit(given, done, decision, system)
@@ -201,34 +218,30 @@ class Session:
             forced=given.forced,
         )
 
-    async def _answered(
-        self,
-        tree: Tree,
-        caller: Caller,
-        given: _Input,
-        sink: Sink | None,
-        deadline: float,
-        desk: Desk,
-        decision: Decision,
-    ) -> tuple[TurnResult, System]:
+    async def _answered(self, run: _Run, decision: Decision) -> tuple[TurnResult, System]:
         """Ask the role that triage chose. A failed or empty System 1 turn escalates once."""
-        first = self._turn_for(decision.system, given, sink, deadline, desk, caller)
-        result = await outcome_of(tree, decision.system, first)
-        if decision.system == 1 and self._should_escalate(result, given):
-            second = self._turn_for(2, given, sink, deadline, desk, caller)
-            spent = result.attempts
-            result = await outcome_of(tree, 2, second)
-            return attrs.evolve(result, attempts=(*spent, *result.attempts)), 2
-        if given.prepared.output is not None and isinstance(result, TurnDone) and sink is None:
-            result = await self._repaired(tree, decision.system, first, given, result)
-        return result, decision.system
+        system = decision.system
+        turn = self._turn_for(system, run)
+        result = await outcome_of(run.tree, system, turn)
+        if system == 1 and self._should_escalate(result, run.given):
+            first, system = result, 2
+            turn = self._turn_for(2, run)
+            result = await outcome_of(run.tree, 2, turn)
+            result = attrs.evolve(result, attempts=(*first.attempts, *result.attempts))
+            if isinstance(first, TurnFailed) and isinstance(result, TurnDone):
+                result = attrs.evolve(result, failed_over=True)
+        if run.given.prepared.output is not None and isinstance(result, TurnDone) and run.sink is None:
+            result = await self._repaired(run, system, turn, result)
+        return result, system
 
     def _should_escalate(self, result: TurnResult, given: _Input) -> bool:
-        """Not where the caller chose, not out of a zone, and not when the other role could only ask the same lanes."""
+        """Not where the caller chose, not out of a zone, and not when the other role could only ask the same lanes. A
+        refusal is an answer, whatever little it says, and so is one that ran into its limit."""
         if given.forced is not None or self._engine.private or given.prepared.model is not None:
             return False
         if isinstance(result, TurnDone):
-            return not result.answer.text.strip() and not result.answer.tool_calls
+            answer = result.answer
+            return not answer.text.strip() and not answer.tool_calls and answer.finish in (Finish.STOP, Finish.OTHER)
         if result.shown or not isinstance(result.error, CortexError):
             return False
         asked = {(attempt.provider, attempt.model) for attempt in result.attempts}
@@ -236,13 +249,13 @@ class Session:
         fresh = any((lane.provider, lane.model) not in asked for lane in chain.lanes)
         return fresh and getattr(result.error, "retryable", False)
 
-    async def _repaired(self, tree: Tree, system: System, turn: Turn, given: _Input, result: TurnDone) -> TurnResult:
+    async def _repaired(self, run: _Run, system: System, turn: Turn, result: TurnDone) -> TurnResult:
         """An answer that does not fit the schema goes back once, with the fault in words."""
-        fault = parse_answer(given.prepared, result.answer)[1]
+        fault = parse_answer(run.given.prepared, result.answer)[1]
         if not fault:
             return result
         again = attrs.evolve(turn, request=repair_request(turn.request, result, fault))
-        second = await outcome_of(tree, system, again)
+        second = await outcome_of(run.tree, system, again)
         if isinstance(second, TurnFailed):
             return attrs.evolve(second, attempts=(*result.attempts, *second.attempts))
         return attrs.evolve(
@@ -251,45 +264,46 @@ class Session:
             transcript=(*result.transcript[:-1], *second.transcript),
             tool_results=(*result.tool_results, *second.tool_results),
             steps=result.steps + second.steps,
+            failed_over=result.failed_over or second.failed_over,
             notes=(*result.notes, *second.notes, f"the first answer did not fit the schema: {fault}"),
         )
 
-    def _turn_for(
-        self, system: System, given: _Input, sink: Sink | None, deadline: float, desk: Desk, caller: Caller
-    ) -> Turn:
-        """The turn as the role gets it. In a private engine System 2 sees this message alone and runs no tools."""
-        engine, prepared = self._engine, given.prepared
-        tools = tuple(spec(tool) for tool in self.agent.tools.values())
+    def _turn_for(self, system: System, run: _Run) -> Turn:
+        """The turn as the role gets it."""
+        engine, prepared, message = self._engine, run.given.prepared, run.given.message
         role: Role = "worker" if system == 1 else "orchestrator"
-        sealed = system == 2 and engine.private
-        request = attrs.evolve(
-            prepared.request,
-            system=self._system_prompt(),
-            messages=(given.message,) if sealed else (*self._past(), given.message),
-            tools=() if sealed else tools,
-        )
-        policy = engine.settings.policy
         turn = Turn(
-            request=request,
+            request=attrs.evolve(
+                prepared.request,
+                system=self._system_prompt(),
+                messages=(*self._past(), message),
+                tools=tuple(spec(tool) for tool in self.agent.tools.values()),
+            ),
             chain=engine.chain(role, prepared.model),
-            deadline=deadline,
-            call_timeout=engine.call_timeout(role, prepared, stream=sink is not None),
-            caller=caller,
-            desk=attrs.evolve(desk, tools={}) if sealed else desk,
-            sink=sink,
-            goal=self._goal.heard(given.message.text),
-            max_rounds=policy.max_tool_rounds,
+            deadline=run.deadline,
+            call_timeout=engine.call_timeout(role, prepared, stream=run.sink is not None),
+            caller=run.caller,
+            desk=_desk(self.agent.tools, run),
+            sink=run.sink,
+            goal=self._goal.heard(message.text),
+            max_rounds=engine.settings.policy.max_tool_rounds,
         )
-        if system == 1:
-            return turn
+        return turn if system == 1 else self._with_delegation(turn, run)
+
+    def _with_delegation(self, turn: Turn, run: _Run) -> Turn:
+        """System 2 may hand sub-tasks to the worker. In a private engine it sees this message alone and has no tool but
+        that: what the tools say is for the worker's eyes."""
+        engine = self._engine
         template = attrs.evolve(
             turn,
-            request=attrs.evolve(request, messages=(), tools=tools, output=None),
+            request=attrs.evolve(turn.request, messages=(), output=None),
             chain=engine.chain("worker", None),
-            call_timeout=engine.call_timeout("worker", prepared, stream=False),
-            desk=desk,
+            call_timeout=engine.call_timeout("worker", run.given.prepared, stream=False),
             sink=None,
         )
+        if engine.private:
+            sealed = attrs.evolve(turn.request, messages=(run.given.message,), tools=())
+            turn = attrs.evolve(turn, request=sealed, desk=_desk({}, run))
         return attrs.evolve(turn, delegation=template)
 
     def _system_prompt(self) -> str:

@@ -27,8 +27,9 @@ import actors
 from cortex.attempts import Link
 from cortex.board import Board
 from cortex.config import ProviderConfig, Settings
-from cortex.errors import DeadlineExceeded, EngineClosed, QueueFull
+from cortex.errors import EngineClosed
 from cortex.events import EventHub, FailedOver, wall_clock
+from cortex.gate import Gate
 from cortex.host import TOOL_THREADS
 from cortex.orchestrator import Orchestrator
 from cortex.policy import Policy
@@ -45,93 +46,6 @@ FOREVER = actors.Restart(max_restarts=None, cap=30.0)
 
 PROVIDER_RESTARTS = actors.Restart(max_restarts=5, base=0.1, cap=10.0, stable_after=30.0, on_exhausted="stop")
 """A provider that crashes six times in a row is left out; the router starts it afresh later."""
-
-
-class Gate:
-    """Back-pressure, in one place: so many calls are inside the tree, so many more wait in order, then `QueueFull`."""
-
-    def __init__(self, policy: Policy) -> None:
-        self._slots = trio.Semaphore(policy.max_in_flight)
-        self._max_queue = policy.max_queue
-        self._max_in_flight = policy.max_in_flight
-        self._queue_timeout = policy.queue_timeout
-        self._idle = trio.Event()
-        self.waiting = 0
-        self.inside = 0
-        self.closing = False
-
-    @asynccontextmanager
-    async def pass_through(self, lock: trio.Lock | None, deadline: float) -> AsyncIterator[None]:
-        """Wait for the session's turn, then for a slot; leave both at the end. DeadlineExceeded while waiting."""
-        if self.closing:
-            raise EngineClosed("this engine is closing; construct a new one")
-        await self._enter(lock, deadline)
-        self.inside += 1
-        try:
-            yield
-        finally:
-            self.inside -= 1
-            self._slots.release()
-            if lock is not None:
-                lock.release()
-            self._tell_idle()
-
-    async def _enter(self, lock: trio.Lock | None, deadline: float) -> None:
-        if self._try_enter(lock):
-            return
-        if self.waiting >= self._max_queue:
-            raise QueueFull(
-                f"{self._max_in_flight} calls are running and {self.waiting} are waiting; "
-                "raise max_in_flight or max_queue of the policy, or send less"
-            )
-        self.waiting += 1
-        try:
-            until = deadline
-            if self._queue_timeout is not None:
-                until = min(deadline, trio.current_time() + self._queue_timeout)
-            await self._wait(lock, until)
-        finally:
-            self.waiting -= 1
-            self._tell_idle()
-
-    def _try_enter(self, lock: trio.Lock | None) -> bool:
-        """At once, without a word to the scheduler, when nobody is before us."""
-        if lock is not None:
-            try:
-                lock.acquire_nowait()
-            except trio.WouldBlock:
-                return False
-        try:
-            self._slots.acquire_nowait()
-        except trio.WouldBlock:
-            if lock is not None:
-                lock.release()
-            return False
-        return True
-
-    async def _wait(self, lock: trio.Lock | None, until: float) -> None:
-        with trio.move_on_at(until):
-            if lock is not None:
-                await lock.acquire()
-            try:
-                await self._slots.acquire()
-            except trio.Cancelled:
-                if lock is not None:
-                    lock.release()
-                raise
-            return
-        raise DeadlineExceeded("the deadline passed while the call waited for its turn; nobody had been asked")
-
-    def _tell_idle(self) -> None:
-        if self.inside == 0:
-            self._idle.set()
-
-    async def drained(self) -> None:
-        """Close the gate and wait until nobody is inside, and nobody waits."""
-        self.closing = True
-        while self.inside or self.waiting:
-            self._idle = trio.Event()
-            await self._idle.wait()
 
 
 class Porter(actors.Actor[Never]):

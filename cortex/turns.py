@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import attrs
 import trio
 
-from cortex.attempts import Link, Routed, Unserved, route
+from cortex.attempts import Link, Outlet, Routed, Unserved, route
 from cortex.errors import DeadlineExceeded
 from cortex.goals import Goal
 from cortex.messages import Answer, Finish, Message, Request, Text, ToolCall, ToolResult
@@ -19,7 +19,7 @@ from cortex.protocol import Turn, TurnDone, TurnFailed, TurnResult
 from cortex.results import Attempt, Chunk
 from cortex.routing import Lane
 
-OwnTool = Callable[[ToolCall, str], Awaitable[ToolResult]]
+OwnTool = Callable[[ToolCall], Awaitable[ToolResult]]
 """A tool the role itself answers, not the user."""
 
 
@@ -30,12 +30,13 @@ class _Play:
     link: Link
     turn: Turn
     own_tools: Mapping[str, OwnTool]
+    outlet: Outlet | None
     transcript: list[Message] = attrs.field(factory=list)
     results: list[ToolResult] = attrs.field(factory=list)
     attempts: list[Attempt] = attrs.field(factory=list)
     notes: list[str] = attrs.field(factory=list)
     steps: int = 0
-    shown: bool = False
+    failed_over: bool = False
     goal: Goal = attrs.field(factory=Goal)
 
     async def run(self) -> TurnResult:
@@ -43,9 +44,8 @@ class _Play:
             routed = await self._call()
             if isinstance(routed, Unserved):
                 routed.error.attempts = tuple(self.attempts)  # of the whole turn, not of this call alone
-                return TurnFailed(routed.error, routed.error.attempts, shown=self.shown or routed.shown)
+                return TurnFailed(routed.error, routed.error.attempts, shown=self._shown)
             answer = routed.answer
-            self.shown = self.shown or bool(answer.text)
             self.transcript.append(Message("assistant", answer.parts or (Text(""),)))
             if not self._wants_tools(answer):
                 return self._done(answer, routed.lane)
@@ -66,9 +66,10 @@ class _Play:
             turn.request, messages=(*turn.request.messages, *self.transcript), stream=turn.sink is not None
         )
         deadline = min(turn.deadline, trio.current_time() + turn.call_timeout)
-        routed = await route(self.link, request, turn.chain, deadline=deadline, caller=turn.caller, sink=turn.sink)
+        routed = await route(self.link, request, turn.chain, deadline=deadline, caller=turn.caller, outlet=self.outlet)
         self.attempts.extend(routed.attempts)
         if isinstance(routed, Routed):
+            self.failed_over = self.failed_over or _stood_in(routed, turn.chain.tiers[0][0].model)
             self.notes.extend(note for note in routed.notes if note not in self.notes)
         return routed
 
@@ -83,10 +84,9 @@ class _Play:
         slots: list[ToolResult | None] = [None] * len(calls)
 
         async def run_one(index: int, call: ToolCall) -> None:
-            key = f"{self.steps}.{index}"
             own = self.own_tools.get(call.name)
             assert self.turn.desk is not None
-            slots[index] = await (own(call, key) if own is not None else self.turn.desk.run(call, key))
+            slots[index] = await (own(call) if own is not None else self.turn.desk.run(call))
 
         for call in calls:
             await self._show(Chunk("tool_call", tool_call=call))
@@ -100,15 +100,18 @@ class _Play:
         self.transcript.append(Message("tool", tuple(results)))
 
     async def _show(self, chunk: Chunk) -> None:
-        if self.turn.sink is not None:
-            self.shown = True
-            await self.turn.sink.send(chunk)
+        if self.outlet is not None:
+            await self.outlet.send(chunk)
+
+    @property
+    def _shown(self) -> bool:
+        return self.outlet is not None and self.outlet.used
 
     def _done(self, answer: Answer, lane: Lane) -> TurnDone:
         return TurnDone(
             answer=answer,
             lane=lane,
-            wanted=self.turn.chain.tiers[0][0].model,
+            failed_over=self.failed_over,
             attempts=tuple(self.attempts),
             transcript=tuple(self.transcript),
             tool_results=tuple(self.results),
@@ -120,7 +123,7 @@ class _Play:
     def _too_late(self) -> TurnFailed:
         done = "; ".join(str(one) for one in self.attempts)
         text = f"the turn's deadline passed while the tools of step {self.steps} ran: {done}"
-        return TurnFailed(DeadlineExceeded(text, attempts=self.attempts), tuple(self.attempts), shown=self.shown)
+        return TurnFailed(DeadlineExceeded(text, attempts=self.attempts), tuple(self.attempts), shown=self._shown)
 
     def _stopped(self, answer: Answer, lane: Lane, why: str) -> TurnDone:
         """An end that is not the model's: each call that was not run is answered, so the history stays whole."""
@@ -138,4 +141,12 @@ async def play(link: Link, turn: Turn, own_tools: Mapping[str, OwnTool] | None =
     The turn's deadline bounds everything in it. Model calls and tools each take it as their own, so that whatever it
     cuts short still tells what had been tried.
     """
-    return await _Play(link, turn, own_tools or {}, goal=turn.goal or Goal()).run()
+    outlet = Outlet(turn.sink) if turn.sink is not None else None
+    return await _Play(link, turn, own_tools or {}, outlet, goal=turn.goal or Goal()).run()
+
+
+def _stood_in(routed: Routed, wanted: str) -> bool:
+    """Somebody else than the first choice gave the answer: after a failure, or because that one is known to be down."""
+    lane = routed.lane
+    failed = any(not one.ok and (one.provider, one.model) != (lane.provider, lane.model) for one in routed.attempts)
+    return failed or lane.model != wanted

@@ -132,6 +132,8 @@ class Ward:
         )
         if admission.refused:
             return Refused(admission.reason)
+        if admission.verdict is Admit.TRIAL and (state.health.trial or self.endpoint.trial):
+            return Refused("a trial is out")  # of the two, the one that is less ill has lent its permit
         if not limits.has_slot(state.limit, state.in_flight, now):
             return Refused("all its slots are taken")
         if call.retried:

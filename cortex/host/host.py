@@ -205,15 +205,20 @@ class Host(Generic[H]):
         return job, partial(post, place.token)
 
     def _inhabit(self) -> Entered[H] | Lodging[H]:
-        """Where the engine lives; a first call, also the first after a fork, moves it into the runtime thread."""
+        """Where the engine lives. A first call moves it into the runtime thread; so does the first after a fork, or
+        after its tree or that thread has failed: what was a fault of ours must not last until a restart."""
         place = self._place
-        if place is not None and self._pid == os.getpid():
+        if place is not None and not self._lost(place):
             return place
         with Runtime.lock:
-            if self._place is None or self._pid != os.getpid():
+            self._check_open()
+            if self._place is None or self._lost(self._place):
                 self._pid = os.getpid()
                 self._place = Runtime.lodge(self._open_home)
             return self._place
+
+    def _lost(self, place: Entered[H] | Lodging[H]) -> bool:
+        return self._pid != os.getpid() or (isinstance(place, Lodging) and place.over)
 
     # ---- who calls
 

@@ -71,17 +71,36 @@ class Entered(Generic[H]):
     def __init__(self, open_home: OpenHome[H]) -> None:
         self._block = _inhabited(open_home, trio.CancelScope())
         self.token = trio.lowlevel.current_trio_token()
+        self._waiting: list[tuple[Job[Any], Callable[[H], None]]] = []
         self.home: H | None = None
+        self.gone = False
 
     async def enter(self) -> None:
-        self.home = await self._block.__aenter__()
+        """Open the home, and let in who has come meanwhile."""
+        try:
+            self.home = await self._block.__aenter__()
+        except BaseException:
+            self._end()
+            raise
+        waiting, self._waiting = self._waiting, []
+        for _, start in waiting:
+            start(self.home)
 
     def admit(self, job: Job[Any], start: Callable[[H], None]) -> None:
-        """In its run: start the job."""
-        if self.home is None:
+        """In its run: start the job, now or when the home is open."""
+        if self.home is not None:
+            start(self.home)
+        elif self.gone:
             job.fail(EngineClosed("this engine was closed before the call began"))
         else:
-            start(self.home)
+            self._waiting.append((job, start))
+
+    def _end(self) -> None:
+        self.home = None
+        self.gone = True
+        waiting, self._waiting = self._waiting, []
+        for job, _ in waiting:
+            job.fail(EngineClosed("this engine was closed before the call began"))
 
     async def stop(self) -> None:
         """Close, somewhere inside the block; what remains for its end is to leave it."""
@@ -95,7 +114,7 @@ class Entered(Generic[H]):
         try:
             await self._block.__aexit__(kind, error, trace)
         finally:
-            self.home = None
+            self._end()
 
 
 # ------------------------------------------------------------------------------------------------- the runtime thread
@@ -130,6 +149,11 @@ class Lodging(Generic[H]):
         if not drain:
             self._draining.cancel()
         self._leave.set()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing lives here any more: the home, or its thread, has ended or failed. From any thread."""
+        return self.gone or self._runtime.ended
 
     def when_gone(self, tell: Callable[[], None]) -> None:
         """Have `tell` called once the home is closed."""
@@ -187,6 +211,7 @@ class Runtime:
         self._lodgings: set[Lodging[Any]] = set()
         self._empty = trio.Event()
         self._closed = False
+        self.ended = False
         self._token: trio.lowlevel.TrioToken | None = None
         self._thread = threading.Thread(target=self._serve, name="cortex-runtime", daemon=True)
 
@@ -214,7 +239,7 @@ class Runtime:
         except Exception:
             logger.exception("the runtime thread has failed")
         finally:
-            self._closed = True
+            self._closed = self.ended = True
             self._ready.set()
 
     async def _main(self) -> None:

@@ -63,6 +63,12 @@ class Lab:
     def __getitem__(self, name: str) -> FaultProvider:
         return self.wall[name]
 
+    @staticmethod
+    async def read(stream: Any, chunks: list[Any]) -> None:
+        """Read a stream to its end, which may be an error; what came before is in `chunks`."""
+        async for chunk in stream:
+            chunks.append(chunk)  # noqa: PERF401 - a comprehension would lose what came before an error
+
     def engine(
         self,
         spares: int = 1,

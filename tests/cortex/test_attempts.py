@@ -21,6 +21,7 @@ from cortex.errors import (
     EngineFailed,
     NetworkUnavailable,
     NoProviderLeft,
+    OutcomeUnknown,
     ProviderTimeout,
     ProviderUnavailable,
     StreamInterrupted,
@@ -261,6 +262,55 @@ async def _observe(engine: Any, stream: bool, timeout: float) -> Tally:
 
 def _whole() -> set[str]:
     return {TEXT, "short", "Hello from openai.", "Hello from anthropic.", "Hello from gemini.", "Hello from the wall."}
+
+
+async def test_a_refusal_in_mid_stream_is_not_shopped_around(lab: Any, autojump_clock: Any) -> None:
+    refusal = StreamError(2, "content_filter", "refused by content policy", reply=Reply("one two three four"))
+    lab.primary.script(refusal)
+    async with lab.engine(policy={"on_interrupt": "restart"}) as engine:
+        chunks: list[Any] = []
+        with pytest.raises(StreamInterrupted) as caught:
+            await lab.read(engine.stream("hi"), chunks)
+    assert {chunk.kind for chunk in chunks} == {"text"}
+    assert not caught.value.retryable
+    assert not lab.spare.requests
+
+
+STATEFUL = [
+    {"previous_response_id": "resp_1"},
+    {"tools": [{"type": "code_interpreter"}]},
+    {"tools": [{"googleSearch": {}}]},
+    {"mcp_servers": [{"url": "https://example.com"}]},
+]
+
+
+@pytest.mark.parametrize("extra", STATEFUL)
+async def test_what_has_effects_at_the_provider_is_not_sent_twice(
+    extra: dict[str, Any], lab: Any, autojump_clock: Any
+) -> None:
+    lab.primary.script(Cut(0.5))
+    async with lab.engine() as engine:
+        with pytest.raises(OutcomeUnknown):
+            await engine.complete("hi", extra=extra)
+    assert len(lab.primary.requests) == 1
+    assert not lab.spare.requests
+
+
+@pytest.mark.parametrize("fault", [Status(401), Status(503), Status(429)])
+@pytest.mark.parametrize("extra", STATEFUL)
+async def test_what_was_turned_away_had_no_effect(
+    extra: dict[str, Any], fault: Any, lab: Any, autojump_clock: Any
+) -> None:
+    lab.primary.always(fault)
+    async with lab.engine() as engine:
+        assert (await engine.complete("hi", extra=extra)).content == SPARE
+
+
+@pytest.mark.parametrize("extra", [{"store": True}, {"tools": [{"type": "function"}, {"name": "f"}]}, {"tools": "?"}])
+async def test_what_is_only_kept_there_may_be_sent_again(extra: dict[str, Any], lab: Any, autojump_clock: Any) -> None:
+    lab.primary.script(Cut(0.5))
+    async with lab.engine() as engine:
+        assert (await engine.complete("hi", extra=extra)).content == SPARE
 
 
 @given(

@@ -25,6 +25,11 @@ def desk_of(*tools: Any) -> tuple[Desk, list[str]]:
     return Desk(toolbox(tools), Ledger(), Here(), abandoned.append), abandoned
 
 
+def again(desk: Desk) -> Desk:
+    """The desk of the same turn when it is played again."""
+    return Desk(desk.tools, desk.ledger, desk.caller, desk.abandoned)
+
+
 def call(name: str, **arguments: Any) -> ToolCall:
     return ToolCall("c1", name, arguments, "")
 
@@ -35,11 +40,11 @@ async def test_a_result_comes_back_as_text_or_json() -> None:
         return {"sum": a + b}
 
     desk, _ = desk_of(add)
-    result = await desk.run(call("add", a=1, b=2), "1.0")
+    result = await desk.run(call("add", a=1, b=2))
     assert (result.content, result.is_error, result.call_id) == ('{"sum": 3}', False, "c1")
 
 
-async def test_the_same_call_at_the_same_place_runs_once() -> None:
+async def test_a_turn_that_is_played_again_runs_nothing_twice() -> None:
     ran: list[int] = []
 
     def book(seat: int) -> str:
@@ -48,10 +53,27 @@ async def test_the_same_call_at_the_same_place_runs_once() -> None:
         return "booked"
 
     desk, _ = desk_of(book)
-    first = await desk.run(call("book", seat=1), "1.0")
-    again = await desk.run(ToolCall("other-id", "book", {"seat": 1}, ""), "1.0")
-    assert ran == [1]
-    assert (first.content, again.content, again.call_id) == ("booked", "booked", "other-id")
+    first = await desk.run(call("book", seat=1))
+    replayed = again(desk)
+    other = await replayed.run(call("book", seat=2))
+    known = await replayed.run(ToolCall("other-id", "book", {"seat": 1}, ""))
+    assert ran == [1, 2]
+    assert (first.content, other.content) == ("booked", "booked")
+    assert (known.content, known.call_id) == ("booked", "other-id")
+
+
+async def test_a_model_that_asks_for_the_same_twice_gets_it_twice() -> None:
+    ran: list[int] = []
+
+    def roll(sides: int) -> int:
+        """Roll a die."""
+        ran.append(sides)
+        return len(ran)
+
+    desk, _ = desk_of(roll)
+    assert [(await desk.run(call("roll", sides=6))).content for _ in range(2)] == ["1", "2"]
+    replayed = again(desk)
+    assert [(await replayed.run(call("roll", sides=6))).content for _ in range(3)] == ["1", "2", "3"]
 
 
 async def test_a_fault_of_the_tool_is_told_to_the_model() -> None:
@@ -60,7 +82,7 @@ async def test_a_fault_of_the_tool_is_told_to_the_model() -> None:
         raise LookupError("no such order")
 
     desk, _ = desk_of(fail)
-    result = await desk.run(call("fail"), "1.0")
+    result = await desk.run(call("fail"))
     assert result.is_error
     assert result.content == "LookupError: no such order"
 
@@ -73,8 +95,8 @@ async def test_wrong_arguments_and_unknown_tools_are_told_to_the_model_and_run_n
         ran.append(seat)
 
     desk, _ = desk_of(book)
-    wrong = await desk.run(call("book", seat="front"), "1.0")
-    unknown = await desk.run(call("fly"), "1.1")
+    wrong = await desk.run(call("book", seat="front"))
+    unknown = await desk.run(call("fly"))
     assert wrong.is_error
     assert "seat" in wrong.content
     assert unknown.is_error
@@ -94,13 +116,13 @@ async def test_a_tool_that_does_not_end_in_time_is_unknown_and_never_run_again(a
 
     desk, abandoned = desk_of(slow)
     start = trio.current_time()
-    first = await desk.run(call("slow"), "1.0")
+    first = await desk.run(call("slow"))
     assert trio.current_time() - start == 2.0
     assert first.is_error
     assert "2 s" in first.content
-    again = await desk.run(call("slow"), "1.0")
-    assert again.is_error
-    assert "unknown" in again.content
+    known = await again(desk).run(call("slow"))
+    assert known.is_error
+    assert "unknown" in known.content
     assert ran == [1]
     assert abandoned == []
 
@@ -113,22 +135,8 @@ async def test_a_cancelled_tool_is_unknown(autojump_clock: object) -> None:
 
     desk, _ = desk_of(slow)
     with trio.move_on_after(1):
-        await desk.run(call("slow"), "1.0")
+        await desk.run(call("slow"))
     assert [row.state for row in desk.ledger.rows] == ["unknown"]
-
-
-async def test_sub_tasks_have_places_of_their_own() -> None:
-    ran: list[str] = []
-
-    def note(text: str) -> str:
-        """Note."""
-        ran.append(text)
-        return text
-
-    desk, _ = desk_of(note)
-    await desk.under("1.0.0").run(call("note", text="a"), "1.0")
-    await desk.under("1.0.1").run(call("note", text="a"), "1.0")
-    assert ran == ["a", "a"]
 
 
 def test_a_tool_is_still_a_function() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import time
 from typing import Any
 
 import pytest
 import trio
 
-from cortex.errors import AuthError
-from cortex.testing import Reply, Status
+import cortex
+from cortex import circuit
+from cortex.errors import AuthError, StreamInterrupted
+from cortex.testing import Reply, Status, StreamError
 
 SPARE = "Hello from anthropic."
 OWN = "Hello from openai."
@@ -65,6 +69,58 @@ async def test_a_rotated_key_needs_no_restart(lab: Any, autojump_clock: Any) -> 
             assert answer.content == OWN
             assert len(answer.metadata.attempts) == 1
         assert engine.health()["openai"].status == "up"
+
+
+async def test_a_stream_that_has_begun_is_not_sent_again_with_a_fresh_key(lab: Any, autojump_clock: Any) -> None:
+    keys = iter(["key-number-1", "key-number-2"])
+    said = Reply("one two three four")
+    lab.spare.script(StreamError(2, "authentication_error", "expired", reply=said), said)
+
+    async def key() -> str:
+        return next(keys)
+
+    providers = {"anthropic": {"api_key": key, "base_url": lab.spare.base_url}}
+    async with cortex.Engine(providers, worker_model="claude-haiku-4-5", transport=lab.wall.transport()) as engine:
+        chunks: list[Any] = []
+        with pytest.raises(StreamInterrupted) as caught:
+            await lab.read(engine.stream("hi"), chunks)
+    text = "".join(chunk.content for chunk in chunks)
+    assert text == caught.value.partial
+    assert said.text.startswith(text)
+    assert len(lab.spare.requests) == 1
+
+
+async def test_an_object_whose_call_is_async_is_a_function_too(lab: Any, autojump_clock: Any) -> None:
+    class Vault:
+        async def __call__(self) -> str:
+            await trio.sleep(0.1)
+            return "key-of-the-vault"
+
+    lab.primary.always(only("key-of-the-vault"))
+    async with lab.engine(0, each={"api_key": Vault()}) as engine:
+        assert (await engine.complete("hi")).content == OWN
+
+
+def test_a_key_function_that_exits_ends_nothing_but_its_question(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe asks it, in the thread where every engine of the process lives."""
+    monkeypatch.setitem(circuit._RECHECK, circuit.Cause.AUTH, (0.05, 0.05))
+    asked: list[int] = []
+
+    def key() -> str:
+        asked.append(1)
+        if len(asked) > 2:
+            sys.exit(3)
+        return f"key-number-{len(asked)}"
+
+    lab.primary.script(Status(401), Status(401))
+    with lab.engine(0, each={"api_key": key}) as engine, lab.engine(0) as other:
+        with pytest.raises(AuthError):
+            engine.complete_sync("hi")
+        give_up = time.monotonic() + 5
+        while len(asked) < 4 and time.monotonic() < give_up:
+            time.sleep(0.01)
+        assert len(asked) >= 4
+        assert other.complete_sync("hi", timeout=5).content == OWN
 
 
 async def test_a_key_that_never_fits_is_asked_once_more_and_no_oftener(lab: Any, autojump_clock: Any) -> None:

@@ -1,11 +1,13 @@
-"""The ledger: a call that ran is found again, at its place and with its arguments only."""
+"""The ledger: a call that ran is found again, with its arguments only and as often as it ran."""
 
 from __future__ import annotations
+
+import random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cortex.ledger import Ledger, digest
+from cortex.ledger import Ledger, Numbering, digest
 from cortex.messages import ToolCall, ToolResult
 
 
@@ -14,30 +16,45 @@ def call(arguments: object = None, *, name: str = "book", raw: str = "") -> Tool
 
 
 def test_a_row_is_running_until_its_result_is_written() -> None:
-    ledger = Ledger()
-    ledger.begin(call({"seat": 1}), "1.0")
-    row = ledger.find(call({"seat": 1}), "1.0")
+    ledger, key = Ledger(), Numbering().key(call({"seat": 1}))
+    ledger.begin(key)
+    row = ledger.find(key)
     assert row is not None
-    assert (row.state, row.result) == ("running", None)
-    ledger.end("1.0", ToolResult("id", "book", "ok"))
-    row = ledger.find(call({"seat": 1}), "1.0")
+    assert (row.name, row.state, row.result) == ("book", "running", None)
+    ledger.end(key, ToolResult("id", "book", "ok"))
+    row = ledger.find(key)
     assert row is not None
     assert row.state == "done"
 
 
 def test_no_result_means_unknown() -> None:
-    ledger = Ledger()
-    ledger.begin(call({}), "1.0")
-    ledger.end("1.0", None)
+    ledger, key = Ledger(), Numbering().key(call({}))
+    ledger.begin(key)
+    ledger.end(key, None)
     assert [row.state for row in ledger.rows] == ["unknown"]
 
 
-def test_another_place_name_or_argument_is_another_call() -> None:
+def test_another_name_or_argument_is_another_call() -> None:
     ledger = Ledger()
-    ledger.begin(call({"seat": 1}), "1.0")
-    assert ledger.find(call({"seat": 1}), "1.1") is None
-    assert ledger.find(call({"seat": 2}), "1.0") is None
-    assert ledger.find(call({"seat": 1}, name="cancel"), "1.0") is None
+    ledger.begin(Numbering().key(call({"seat": 1})))
+    assert ledger.find(Numbering().key(call({"seat": 2}))) is None
+    assert ledger.find(Numbering().key(call({"seat": 1}, name="cancel"))) is None
+    assert ledger.find(Numbering().key(call({"seat": 1}))) is not None
+
+
+@given(st.lists(st.tuples(st.sampled_from(["book", "cancel"]), st.integers(0, 2)), max_size=8), st.randoms())
+def test_a_turn_that_is_played_again_in_another_order_finds_every_call(
+    calls: list[tuple[str, int]], chance: random.Random
+) -> None:
+    """M7: and one call more of a kind is a new one."""
+    ledger, first = Ledger(), Numbering()
+    for name, seat in calls:
+        ledger.begin(first.key(call({"seat": seat}, name=name)))
+    assert len(ledger.rows) == len(calls)
+    chance.shuffle(calls)
+    second = Numbering()
+    assert all(ledger.find(second.key(call({"seat": seat}, name=name))) for name, seat in calls)
+    assert all(ledger.find(second.key(call({"seat": seat}, name=name))) is None for name, seat in set(calls))
 
 
 @given(st.dictionaries(st.text(), st.integers() | st.text() | st.none()))

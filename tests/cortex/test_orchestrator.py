@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 import cortex
-from cortex.errors import DeadlineExceeded
+from cortex.errors import ConfigError, DeadlineExceeded
 from cortex.testing import Delay, FaultWall, Hang, Reply, Status, ToolCalls
 
 DEEP, FAST = "gpt-4o", "gpt-4o-mini"
@@ -116,6 +116,43 @@ async def test_the_turns_deadline_bounds_the_workers_too(lab: Any, autojump_cloc
         await trio.testing.wait_all_tasks_blocked()
         assert engine.health()["openai"].in_flight == 0
         assert all(seen.gone for seen in lab.primary.requests if seen.model == FAST)
+
+
+async def test_a_cancelled_turn_has_ended_in_its_workers_too(lab: Any, autojump_clock: Any) -> None:
+    ended: list[float] = []
+
+    async def slow() -> str:
+        """Slow, and slow to leave."""
+        try:
+            await trio.sleep(100)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(1)
+            ended.append(trio.current_time())
+        return "done"
+
+    lab.primary.always(by_model([delegate("a")], lambda seen: ToolCalls(("slow", {}))))
+    async with lab.engine(0) as engine:
+        with trio.move_on_after(2):
+            await session(engine, slow).run("hi", system=2)
+        assert ended == [3]
+
+
+async def test_delegate_is_no_name_for_a_users_tool(lab: Any) -> None:
+    def delegate(x: str) -> str:
+        """Mine."""
+        return x
+
+    with pytest.raises(ConfigError, match="'delegate' is the orchestrator's own tool"):
+        lab.engine().create_agent("a", tools=[delegate])
+
+
+async def test_a_sub_task_that_failed_is_no_failover_of_the_answer(lab: Any, autojump_clock: Any) -> None:
+    lab.primary.always(by_model([delegate("a"), Reply("done")], lambda seen: Status(500)))
+    async with lab.engine() as engine:
+        answer = await session(engine).run("hi", system=2)
+    assert (answer.content, answer.metadata.failover) == ("done", False)
+    assert any(not one.ok for one in answer.metadata.attempts)
 
 
 def private_engine(wall: FaultWall) -> cortex.Engine:

@@ -9,10 +9,10 @@ import pytest
 import trio
 
 import cortex
-from cortex.attempts import needs_of
 from cortex.errors import DeadlineExceeded
 from cortex.events import HealthChanged
 from cortex.messages import Request
+from cortex.needs import needs_of
 from cortex.protocol import Pick, Picked
 from cortex.router import Router
 from cortex.testing import Delay, FaultWall, Hang, Reply, Status

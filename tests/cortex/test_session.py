@@ -11,6 +11,7 @@ import pytest
 import trio
 
 import cortex
+from cortex.errors import ProviderUnavailable
 from cortex.testing import Delay, FaultWall, Reply, Seen, Status, ToolCalls
 
 Make = Callable[..., cortex.Engine]
@@ -187,6 +188,37 @@ async def test_a_retry_uses_the_results_of_tools_that_ran(
     assert response.content == "done"
     assert booked == [7]
     assert [result.content for result in response.tool_results] == ["seat 7 booked"]
+
+
+async def test_no_tool_runs_twice_however_the_retry_goes(
+    autojump_clock: object, make_engine: Make, memory_wall: FaultWall
+) -> None:
+    """The model asks in another order, is interrupted again, and asks in the first order."""
+    ran: list[str] = []
+
+    async def pay(cents: int) -> str:
+        """Pay."""
+        ran.append(f"pay {cents}")
+        return "paid"
+
+    async def note(cents: int) -> str:
+        """Note."""
+        ran.append(f"note {cents}")
+        return "noted"
+
+    failing = [Status(500), Status(500)]
+    rounds = [[("pay", {"cents": 1})], [("note", {"cents": 1})], [("pay", {"cents": 1}), ("note", {"cents": 1})]]
+    async with make_engine("openai") as engine:
+        session = engine.create_agent("a", tools=[pay, note]).start_session()
+        for calls in rounds[:-1]:
+            memory_wall["openai"].script(ToolCalls(*calls), *failing)
+            with pytest.raises(ProviderUnavailable):
+                await session.run("hi", system=1, retry=True)
+            await trio.sleep(200)
+        memory_wall["openai"].script(ToolCalls(*rounds[-1]), Reply("done"))
+        answer = await session.run("hi", system=1, retry=True)
+    assert ran == ["pay 1", "note 1"]
+    assert [one.content for one in answer.tool_results] == ["paid", "noted"]
 
 
 async def test_without_retry_the_results_are_dropped_with_an_event(

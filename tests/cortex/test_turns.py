@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
-from cortex.errors import DeadlineExceeded, NoProviderLeft, ProviderUnavailable
+from cortex.errors import DeadlineExceeded, NoProviderLeft, ProviderUnavailable, StreamInterrupted
 from cortex.messages import Text, ToolResult
 from cortex.testing import Cut, Delay, Hang, Reply, Status, ToolCalls
 
@@ -214,6 +215,55 @@ async def test_an_empty_system_1_turn_escalates_once(lab: Any, autojump_clock: A
         assert answer.metadata.system == 2
         assert [seen.model for seen in lab.primary.requests] == ["gpt-4o-mini", "gpt-4o"]
         assert talk.get_dual_process_stats()["escalations"] == 1
+
+
+@pytest.mark.parametrize("finish", ["content_filter", "length"])
+async def test_a_refusal_does_not_escalate(finish: str, lab: Any, autojump_clock: Any) -> None:
+    lab.primary.always(lambda seen: Reply("", finish=finish) if seen.model == "gpt-4o-mini" else Reply("sure"))
+    async with lab.engine(0) as engine:
+        answer = await session(engine).run("hi")
+    assert (answer.content, answer.metadata.finish_reason) == ("", finish)
+    assert [seen.model for seen in lab.primary.requests] == ["gpt-4o-mini"]
+
+
+async def test_what_tools_did_in_system_1_is_done_for_system_2(lab: Any, tools: Tools, autojump_clock: Any) -> None:
+    def play(seen: Any) -> Any:
+        rounds = sum(message["role"] == "tool" for message in seen.body["messages"])
+        if seen.model == "gpt-4o":
+            return Reply("done") if rounds else ToolCalls(("weather", {"city": "Rome"}))
+        return Reply("") if rounds else ToolCalls(("weather", {"city": "Rome"}))
+
+    lab.primary.always(play)
+    async with lab.engine(0) as engine:
+        answer = await session(engine, tools.weather).run("hi")
+    assert (answer.content, answer.metadata.system) == ("done", 2)
+    assert tools.ran == ["Rome"]
+
+
+async def test_an_escalated_answer_is_repaired_too(lab: Any, autojump_clock: Any) -> None:
+    @attrs.frozen
+    class City:
+        name: str
+
+    answers = iter(['{"nom": "Rome"}', '{"name": "Rome"}'])
+    lab.primary.always(lambda seen: Reply(next(answers)) if seen.model == "gpt-4o" else Status(500))
+    async with lab.engine(0) as engine:
+        answer = await session(engine).run("hi", output_type=City)
+    assert answer.output == City("Rome")
+    assert answer.metadata.failover
+
+
+async def test_the_partial_text_is_that_of_the_whole_turn(lab: Any, tools: Tools, autojump_clock: Any) -> None:
+    lab.primary.script(
+        ToolCalls(("weather", {"city": "Rome"}), text="Let me see. "), Cut(2, reply=Reply("Seat one is yours now"))
+    )
+    chunks: list[Any] = []
+    async with lab.engine(0) as engine:
+        with pytest.raises(StreamInterrupted) as caught:
+            await lab.read(session(engine, tools.weather).run_stream("hi", system=1), chunks)
+    text = "".join(chunk.content for chunk in chunks)
+    assert text.startswith("Let me see. Seat")
+    assert caught.value.partial == text
 
 
 async def test_a_forced_system_does_not_escalate(lab: Any, autojump_clock: Any) -> None:

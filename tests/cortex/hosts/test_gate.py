@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cortex
-from cortex.errors import DeadlineExceeded, EngineClosed, QueueFull
+from cortex.errors import DeadlineExceeded, EngineClosed, QueueFull, SessionBusy
+from cortex.gate import Gate
 from cortex.policy import Policy
-from cortex.testing import Delay, FaultWall, Hang, Reply
-from cortex.tree import Gate
+from cortex.testing import Delay, FaultWall, Hang, Reply, ToolCalls
 
 Make = Callable[..., cortex.Engine]
 
@@ -188,7 +188,14 @@ async def test_a_drain_waits_for_the_waiting_until_they_leave(autojump_clock: ob
 async def test_who_leaves_while_waiting_for_a_place_leaves_the_session_too(autojump_clock: object) -> None:
     gate = Gate(Policy(max_in_flight=1))
     lock = trio.Lock()
-    async with gate.pass_through(None, trio.current_time() + 60):
+
+    async def occupy() -> None:
+        async with gate.pass_through(None, trio.current_time() + 60):
+            await trio.sleep(60)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(occupy)
+        await trio.testing.wait_all_tasks_blocked()
         with trio.move_on_after(1):
             async with gate.pass_through(lock, trio.current_time() + 60):
                 raise AssertionError
@@ -197,6 +204,102 @@ async def test_who_leaves_while_waiting_for_a_place_leaves_the_session_too(autoj
             async with gate.pass_through(lock, trio.current_time() + 1):
                 raise AssertionError
         assert not lock.locked()
+        nursery.cancel_scope.cancel()
+
+
+async def test_calls_inside_a_call_share_its_place_and_never_wait_for_it(autojump_clock: object) -> None:
+    gate = Gate(Policy(max_in_flight=1, max_queue=0))
+    inside: list[int] = []
+
+    async def call(depth: int) -> None:
+        async with gate.pass_through(None, trio.current_time() + 60):
+            if depth:
+                async with trio.open_nursery() as nursery:
+                    for _ in range(3):
+                        nursery.start_soon(call, depth - 1)
+            else:
+                inside.append(gate.inside)
+                await trio.sleep(1)
+
+    await call(2)
+    assert trio.current_time() == 9  # the nine innermost one after the other
+    assert inside == [3] * 9
+    assert gate._slots.value == 1
+
+
+async def test_a_drain_lets_calls_inside_a_call_in(autojump_clock: object) -> None:
+    gate = Gate(Policy())
+
+    async def call() -> None:
+        async with gate.pass_through(None, trio.current_time() + 60):
+            await trio.sleep(1)
+            async with gate.pass_through(None, trio.current_time() + 60):
+                await trio.sleep(1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call)
+        await trio.testing.wait_all_tasks_blocked()
+        await gate.drained()
+    assert trio.current_time() == 2
+
+
+@pytest.mark.parametrize("nested", ["complete", "session"])
+async def test_a_tool_that_asks_the_engine_needs_no_place_of_its_own(
+    nested: str, autojump_clock: object, make_engine: Make, memory_wall: FaultWall
+) -> None:
+    memory_wall["openai"].script(ToolCalls(("look", {"what": "x"})), Reply("inner"), Reply("done"))
+    async with make_engine("openai", policy={"max_in_flight": 1}) as engine:
+
+        async def look(what: str) -> str:
+            """Look."""
+            if nested == "complete":
+                return (await engine.complete(what)).content
+            return (await engine.create_agent("b").start_session().run(what, system=1)).content
+
+        answer = await engine.create_agent("a", tools=[look]).start_session().run("hi", system=1)
+    assert (answer.content, [one.content for one in answer.tool_results]) == ("done", ["inner"])
+    assert trio.current_time() < 1
+
+
+def test_a_sync_tool_in_a_thread_needs_none_either(memory_wall: FaultWall) -> None:
+    memory_wall["openai"].script(ToolCalls(("look", {"what": "x"})), Reply("inner"), Reply("done"))
+    engine = cortex.Engine(
+        {"openai": {"api_key": "key-of-openai", "base_url": memory_wall["openai"].base_url}},
+        policy={"max_in_flight": 1},
+        transport=memory_wall.transport(),
+    )
+
+    def look(what: str) -> str:
+        """Look."""
+        return engine.complete_sync(what, timeout=5).content
+
+    with engine:
+        answer = engine.create_agent("a", tools=[look]).start_session().run_sync("hi", system=1)
+    assert [one.content for one in answer.tool_results] == ["inner"]
+
+
+async def test_a_task_that_outlives_its_tool_queues_like_anybody(
+    autojump_clock: object, make_engine: Make, memory_wall: FaultWall
+) -> None:
+    memory_wall["openai"].script(ToolCalls(("later", {})), Reply("done"), Reply("and more"))
+    told: list[str] = []
+    async with make_engine("openai") as engine, trio.open_nursery() as nursery:
+
+        async def follow_up() -> None:
+            with pytest.raises(SessionBusy):  # the turn is still under way
+                await session.run("too early", system=1)
+            await trio.sleep(5)
+            told.append((await session.run("follow-up", system=1)).content)
+
+        async def later() -> str:
+            """Begin something."""
+            nursery.start_soon(follow_up)
+            await trio.sleep(1)
+            return "scheduled"
+
+        session = engine.create_agent("a", tools=[later]).start_session()
+        await session.run("hi", system=1)
+    assert told == ["and more"]
 
 
 async def test_nothing_begins_in_a_tree_that_closes(make_engine: Make, look: Any) -> None:
