@@ -231,7 +231,9 @@ class Provider(actors.Actor[Call | Publish | ProviderRecheck | ProviderSwitch]):
         lane_health = self._ward.lanes[running.lane].health
         if call.emit is None:
             usual = lane_health.answer
-            chance = timers.answer_budget(remaining=remaining, spares=spares, configured=config.timeout)
+            chance = timers.answer_budget(
+                remaining=remaining, spares=spares, configured=config.timeout, p95=usual.quantile(0.95)
+            )
         else:
             usual = lane_health.first
             chance = timers.first_token_budget(

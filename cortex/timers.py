@@ -14,8 +14,8 @@ LIVENESS = 75.0
 """Longest silence of a stream that has begun, comments included. Anthropic pings about every 30 s while thinking."""
 
 ANSWER_FLOOR = 30.0
-"""A JSON answer comes only when it is whole: less than this is no fair chance. Nor is it for the first token of a
-stream, unless four times what is usual is less."""
+"""Less than this is no fair chance for a JSON answer, which comes only when it is whole, nor for the first token of a
+stream; unless four times what is usual is less."""
 
 FAIR_REASONING = 60.0
 """The same for a model that thinks before it speaks."""
@@ -28,7 +28,7 @@ FIRST_TOKEN_LOCAL = 120.0
 """A local server may have to load the model first."""
 
 SHARE_MIN = 2.0
-"""A stream's first token is given so long, however many others wait for their chance."""
+"""Everybody is given so long, however many others wait for their chance."""
 
 TRIAL_MIN = 2.0
 TRIAL_UNKNOWN = 10.0
@@ -64,12 +64,20 @@ class Timers:
     liveness: float = LIVENESS
 
 
-def answer_budget(*, remaining: float, spares: int, configured: float | None) -> Chance:
-    """For a whole JSON answer: a fair share of what is left, at least the floor; without a spare all of it."""
+def answer_budget(*, remaining: float, spares: int, configured: float | None, p95: float | None) -> Chance:
+    """For a whole JSON answer: a fair share of what is left, at least the floor; without a spare all of it.
+
+    Where the floor would leave nothing for the spare the time is shared all the same, so that somebody who could answer
+    is asked; but nobody is cut short of twice what is usual for it (`p95`).
+    """
     if configured is not None:
         return _within(configured, remaining, fair_from=0.0)
-    share = max(ANSWER_FLOOR, remaining / (spares + 1)) if spares else remaining
-    return _within(share, remaining, fair_from=ANSWER_FLOOR)
+    fair = ANSWER_FLOOR if p95 is None else min(ANSWER_FLOOR, max(4 * p95, FIRST_TOKEN_MIN))
+    share = remaining / (spares + 1)
+    if spares and share < ANSWER_FLOOR:
+        fits = remaining * _OWN_TIMER_FIRST > ANSWER_FLOOR
+        share = ANSWER_FLOOR if fits else max(share, SHARE_MIN, 2 * (p95 or 0.0))
+    return _within(share, remaining, fair_from=fair)
 
 
 def first_token_budget(

@@ -60,6 +60,31 @@ async def test_a_callers_hurry_harms_nobodys_health(
             assert {one.status for one in engine.health().values()} == {"up"}
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("timeout", [5.0, 20.0, 29.0])
+async def test_in_a_hurry_a_spare_serves_all_the_same(
+    timeout: float, stream: bool, lab: Any, autojump_clock: Any
+) -> None:
+    lab.primary.always(Hang())
+    async with lab.engine() as engine:
+        assert await _ask(engine, stream, timeout=timeout) == SPARE
+        assert trio.current_time() < timeout
+
+
+async def test_a_silence_far_beyond_the_usual_is_not_paid_for_on_every_call(lab: Any, autojump_clock: Any) -> None:
+    async with lab.engine() as engine:
+        for _ in range(10):
+            assert await _ask(engine, False, timeout=20.0) == OWN
+        lab.primary.always(Hang())
+        waits = []
+        for _ in range(4):
+            started = trio.current_time()
+            assert await _ask(engine, False, timeout=20.0) == SPARE
+            waits.append(trio.current_time() - started)
+    assert waits[:2] == pytest.approx([10, 10], abs=0.1)
+    assert waits[2:] == pytest.approx([0, 0], abs=0.1)
+
+
 async def _ask(engine: Any, stream: bool, **options: Any) -> str:
     if not stream:
         return (await engine.complete("hi", **options)).content

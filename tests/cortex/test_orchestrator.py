@@ -109,7 +109,7 @@ async def test_workers_use_the_agents_tools_and_run_each_call_once(lab: Any, aut
 
 async def test_the_turns_deadline_bounds_the_workers_too(lab: Any, autojump_clock: Any) -> None:
     lab.primary.always(by_model([delegate("a", "b")], lambda seen: Hang()))
-    async with lab.engine() as engine:
+    async with lab.engine(0) as engine:
         with pytest.raises(DeadlineExceeded):
             await session(engine).run("plan", system=2, timeout=10)
         assert trio.current_time() <= 10.1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,23 +15,40 @@ seconds = st.floats(0.001, 1000)
 
 
 def test_alone_it_has_all_that_is_left_but_the_last_moment() -> None:
-    assert timers.answer_budget(remaining=120, spares=0, configured=None) == Chance(117.6)
+    assert timers.answer_budget(remaining=120, spares=0, configured=None, p95=None) == Chance(117.6)
 
 
 def test_with_spares_a_share_and_at_least_the_floor() -> None:
-    assert timers.answer_budget(remaining=120, spares=1, configured=None) == Chance(60)
-    assert timers.answer_budget(remaining=120, spares=9, configured=None) == Chance(30)
+    assert timers.answer_budget(remaining=120, spares=1, configured=None, p95=None) == Chance(60)
+    assert timers.answer_budget(remaining=120, spares=9, configured=None, p95=None) == Chance(30)
+
+
+@pytest.mark.parametrize(
+    ("remaining", "p95", "chance"),
+    [
+        (40, None, Chance(30)),  # ten seconds are left for the spare
+        (20, None, Chance(10, fair=False)),
+        (20, 1.0, Chance(10)),  # ten times what is usual
+        (20, 4.0, Chance(10, fair=False)),
+        (20, 6.0, Chance(12, fair=False)),
+        (20, 11.0, Chance(math.inf, fair=False)),
+        (3, None, Chance(2, fair=False)),
+        (2, None, Chance(math.inf, fair=False)),
+    ],
+)
+def test_in_a_hurry_the_spare_has_its_chance_too(remaining: float, p95: float | None, chance: Chance) -> None:
+    assert timers.answer_budget(remaining=remaining, spares=1, configured=None, p95=p95) == chance
 
 
 def test_a_providers_own_timeout_wins_and_is_fair() -> None:
-    assert timers.answer_budget(remaining=120, spares=3, configured=0.5) == Chance(0.5)
+    assert timers.answer_budget(remaining=120, spares=3, configured=0.5, p95=None) == Chance(0.5)
     chance = timers.first_token_budget(remaining=120, spares=3, configured=0.5, p95=9.0, reasoning=True, local=True)
     assert chance == Chance(0.5)
 
 
 def test_a_hurry_is_ended_by_the_deadline_alone() -> None:
-    assert timers.answer_budget(remaining=5, spares=1, configured=None) == Chance(math.inf, fair=False)
-    assert timers.answer_budget(remaining=5, spares=1, configured=7.0) == Chance(math.inf, fair=False)
+    assert timers.answer_budget(remaining=5, spares=0, configured=None, p95=None) == Chance(math.inf, fair=False)
+    assert timers.answer_budget(remaining=5, spares=1, configured=7.0, p95=None) == Chance(math.inf, fair=False)
 
 
 def _first(remaining: float = 600, spares: int = 0, p95: float | None = None, **kind: bool) -> Chance:
@@ -59,7 +77,7 @@ def test_blame_needs_a_fair_chance_and_no_budget_reaches_the_deadline(
     remaining: float, spares: int, configured: float | None, p95: float | None, reasoning: bool, local: bool
 ) -> None:
     for chance in (
-        timers.answer_budget(remaining=remaining, spares=spares, configured=configured),
+        timers.answer_budget(remaining=remaining, spares=spares, configured=configured, p95=p95),
         timers.first_token_budget(
             remaining=remaining, spares=spares, configured=configured, p95=p95, reasoning=reasoning, local=local
         ),

@@ -196,7 +196,7 @@ async def test_the_turns_deadline_ends_a_model_call_and_tells_the_trail(
     lab: Any, tools: Tools, autojump_clock: Any
 ) -> None:
     lab.primary.script(ToolCalls(("weather", {"city": "Paris"})), Hang())
-    async with lab.engine() as engine:
+    async with lab.engine(0) as engine:
         with pytest.raises(DeadlineExceeded) as caught:
             await session(engine, tools.weather).run("go", timeout=3)
         assert trio.current_time() <= 3.1

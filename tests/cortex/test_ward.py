@@ -143,6 +143,19 @@ def test_i28_the_oldest_idle_lane_leaves_first_and_a_busy_one_never() -> None:
     assert Lane("p", "x0", "x") not in state.lanes
 
 
+def test_one_trial_at_a_time_of_the_endpoint_and_its_lanes_together() -> None:
+    """Another lane, itself on trial, is no second way in while the endpoint's trial is out."""
+    state = Ward.new("p", Random(1), 0.0)
+    for lane in LANES[:2]:
+        running = state.admit(call(lane, 1), 0.0)
+        assert isinstance(running, Running)
+        state.settle(running, classify(None), None, 0.0)
+    state.tell(health.Switched(False), 1.0)
+    state.tell(health.Switched(True), 1.0)
+    assert isinstance(state.admit(call(LANES[0], 2), 1.0), Running)
+    assert isinstance(state.admit(call(LANES[1], 3), 1.0), Refused)
+
+
 def test_a_silence_that_was_too_short_teaches_nothing() -> None:
     for fair, opens in ((False, False), (True, True)):
         state = Ward.new("p", Random(1), 0.0)

@@ -129,6 +129,17 @@ SCRIPTS = {
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert session.run_sync("hi").content == "fine"
     """,
+    "fork under a turn": """
+        import os
+        at_it = threading.Thread(target=session.run_sync, args=("hang",), daemon=True)
+        at_it.start()
+        time.sleep(0.5)
+        child = os.fork()
+        if child == 0:
+            assert session.run_sync("hi", timeout=5).content == "fine"
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    """,
     "fork of a child that drops the engine": """
         import os
         session.run_sync("hi")

@@ -311,11 +311,13 @@ def test_a_tree_that_fails_says_so_and_spares_the_others(
     def fail() -> Any:
         raise OSError("no more of anything")
 
-    monkeypatch.setattr(broken.host, "_open_home", fail)
-    for _ in range(2):
-        with pytest.raises(cortex.EngineFailed, match="no more of anything"):
-            broken.complete_sync("hi")
+    with monkeypatch.context() as patch:
+        patch.setattr(broken.host, "_open_home", fail)
+        for _ in range(2):
+            with pytest.raises(cortex.EngineFailed, match="no more of anything"):
+                broken.complete_sync("hi")
     assert "the engine's tree has failed" in caplog.text
+    assert broken.complete_sync("hi").content == "Hello from openai."  # no restart of the service is needed
     assert well.complete_sync("hi").content == "Hello from openai."
     broken.close()
 

@@ -326,3 +326,20 @@ def _maybe(engine: cortex.Engine, entered: bool) -> Any:
 class _Not:
     async def __aenter__(self) -> None: ...
     async def __aexit__(self, *exc_info: object) -> None: ...
+
+
+async def test_a_call_that_comes_while_the_block_is_being_entered_is_served(new_engine: Any) -> None:
+    engine = new_engine()
+    leave = trio.Event()
+
+    async def live() -> None:
+        async with engine:
+            await leave.wait()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(live)
+        while engine.host._place is None:
+            await trio.lowlevel.checkpoint()
+        assert engine.host._place.home is None
+        assert (await engine.complete("hi")).content == "Hello from openai."
+        leave.set()
