@@ -123,7 +123,7 @@ class _Course:
     deadline: float
     caller: Caller | None
     outlet: Outlet | None
-    lanes: tuple[Lane, ...]
+    chain: Chain
     started: float = attrs.field(factory=trio.current_time)
     trail: list[Attempt] = attrs.field(factory=list)
     tries: list[Try] = attrs.field(factory=list)
@@ -136,12 +136,12 @@ class _Course:
     # ---- the loop
 
     async def run(self) -> Routed | Unserved:
-        limit = self.link.policy.max_attempts or len(self.lanes) + 1
+        limit = self.link.policy.max_attempts or len(self.chain.lanes) + 1
         while True:
             wanted = trio.current_time()
             picked = await self._pick()
             if isinstance(picked, Nobody):
-                return self._unserved(given_up(self.tries, picked, self.lanes, self.trail))
+                return self._unserved(given_up(self.tries, picked, self.chain, self.trail))
             await self._pause_before(picked.lane)
             served = await self._try(picked, wanted)
             if served is None:
@@ -151,7 +151,7 @@ class _Course:
             if (end := await self._after(picked, served.result, served.outcome)) is not None:
                 return end
             if len(self.trail) >= limit or self._no_time_left():
-                return self._unserved(given_up(self.tries, None, self.lanes, self.trail))
+                return self._unserved(given_up(self.tries, None, self.chain, self.trail))
 
     async def _pick(self) -> Picked | Nobody:
         """Whom to ask. A router that crashes is back within a moment; the call does not notice."""
@@ -319,7 +319,7 @@ async def route(
         return Unserved(nothing_allowed(chain.left_out), ())
     if outlet is not None:
         outlet.committed = False  # what was shown of the turn's earlier calls stands
-    course = _Course(link, request, needs_of(request, chain), deadline, caller, outlet, chain.lanes)
+    course = _Course(link, request, needs_of(request, chain), deadline, caller, outlet, chain)
     result: Routed | Unserved | None = None
     with trio.move_on_at(deadline):
         try:

@@ -7,6 +7,7 @@ is itself wrong keeps its own error, unless it was only a fallback that disliked
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -24,6 +25,9 @@ from cortex.outcomes import Cls, Outcome, classify, most_actionable
 from cortex.protocol import Nobody
 from cortex.results import Attempt
 from cortex.routing import Lane
+
+if TYPE_CHECKING:
+    from cortex.config import Chain
 
 _RETRYABLE = frozenset({Cls.RATE, Cls.OVERLOAD, Cls.TRANSIENT, Cls.LOCAL, Cls.CANCELLED})
 
@@ -59,20 +63,30 @@ def stopped(tries: Sequence[Try], trail: Sequence[Attempt], cls: type[ProviderEr
     return typed(last, trail, cls)
 
 
-def given_up(
-    tries: Sequence[Try], nobody: Nobody | None, lanes: Sequence[Lane], trail: Sequence[Attempt]
-) -> CortexError:
-    """Nobody is left (`nobody` says why), or the attempts are used up. `lanes` is the whole chain, in order."""
+def given_up(tries: Sequence[Try], nobody: Nobody | None, chain: Chain, trail: Sequence[Attempt]) -> CortexError:
+    """Nobody is left (`nobody` says why), or the attempts are used up."""
     if tries and all(one.outcome.cls is Cls.CALLER for one in tries):
         return typed(tries[0], trail)  # too long for everybody: the request's own fault, and nothing of the providers'
     if _network_is_down(tries, nobody):
         lines = _lines(tries, nobody.reasons if nobody is not None else ())
         return NetworkUnavailable("the network here seems to be down:\n  " + "\n  ".join(lines), attempts=trail)
-    if len({lane.provider for lane in lanes}) > 1:
-        return exhausted(tries, nobody, lanes[0], trail)
-    if tries:
-        return typed(tries[most_actionable([one.failure for one in tries])], trail)
-    return _unasked(lanes[0], nobody)
+    first = chain.lanes[0]
+    error: ProviderError
+    if len({lane.provider for lane in chain.lanes}) > 1:
+        error = exhausted(tries, nobody, first, trail)
+    elif tries:
+        error = typed(tries[most_actionable([one.failure for one in tries])], trail)
+    else:
+        error = _unasked(first, nobody)
+    return _and_who_may_not(error, chain.left_out)
+
+
+def _and_who_may_not(error: ProviderError, left_out: Iterable[tuple[Lane, str]]) -> ProviderError:
+    """It also says who might have served, and is kept from it by a rule: by that of the zones."""
+    lines = [f"{lane}: may not be asked: {why}" for lane, why in left_out]
+    if lines:
+        error.args = ("\n  ".join([str(error), *lines]),)
+    return error
 
 
 def _network_is_down(tries: Sequence[Try], nobody: Nobody | None) -> bool:
@@ -111,9 +125,13 @@ def nothing_allowed(left_out: Iterable[tuple[Lane, str]]) -> NoProviderLeft:
 
 
 def _lines(tries: Sequence[Try], reasons: Iterable[tuple[Lane, str]]) -> list[str]:
-    failed = {one.lane for one in tries}
-    lines = [f"{one.lane}: {_words(one.failure)}" for one in tries]
-    return lines + [f"{lane}: not asked: {why}" for lane, why in reasons if lane not in failed]
+    """A line for each lane: what its last attempt ended with, and how many there were."""
+    last = {one.lane: one for one in tries}
+    lines = []
+    for lane, one in last.items():
+        count = sum(each.lane == lane for each in tries)
+        lines.append(f"{lane}: {_words(one.failure)}" + (f" ({count} attempts)" if count > 1 else ""))
+    return lines + [f"{lane}: not asked: {why}" for lane, why in reasons if lane not in last]
 
 
 def _words(failure: Failure) -> str:

@@ -19,7 +19,6 @@ import trio
 
 import actors
 from cortex import catalog, health, timers
-from cortex.circuit import FATAL
 from cortex.clients import new_client
 from cortex.config import ProviderConfig
 from cortex.errors import ConfigError
@@ -66,7 +65,7 @@ class Provider(actors.Actor[Call | Publish | ProviderRecheck | ProviderSwitch]):
         self._router = router
         self._given = transport
         self._last = last
-        self._wire = WIRES[config.kind]
+        self._wire = WIRES[config.wire]
         self._ward: Ward
         self._faults: deque[float] = deque(maxlen=POISON_COUNT)
         self._keys = Keys(config.api_key)
@@ -197,8 +196,8 @@ class Provider(actors.Actor[Call | Publish | ProviderRecheck | ProviderSwitch]):
         """Learn from the call and tell the router, before the caller knows."""
         now = trio.current_time()
         self._ward.settle(running, outcome, failure, now)
-        if outcome.cls in FATAL:
-            self._probe_wanted.set()
+        if not outcome.ok:
+            self._probe_wanted.set()  # perhaps something can only be healed by a probe now
         self._publish()
         if outcome.cls is Cls.LOCAL:
             self._note_fault(now, failure)

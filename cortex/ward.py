@@ -106,14 +106,15 @@ class Ward:
         self.tell(
             event,
             now,
-            only=lambda one: one.state is health.State.DISABLED and one.until is not None and one.until <= now,
+            only=lambda one: (
+                _is_probed(one) and (one.state is health.State.OPEN or (one.until is not None and one.until <= now))
+            ),
         )
 
     def probe_due(self, now: float) -> float | None:
-        """When the next probe is due; None while nothing is disabled that could heal by itself."""
+        """When the next probe is due; None while there is nothing that one could heal."""
         every = [self.endpoint, *(state.health for state in self.lanes.values())]
-        disabled = [one for one in every if one.state is health.State.DISABLED]
-        dues = [health.next_probe(one, now, self.rng) for one in disabled]
+        dues = [health.next_probe(one, now, self.rng) for one in every if _is_probed(one)]
         return min((max(due, now + PROBE_PAUSE) for due in dues if due is not None), default=None)
 
     # ---- admission
@@ -206,6 +207,13 @@ class Ward:
             self.budget = budgets.settle(self.budget, now, ok=outcome.ok)
         elif outcome.ok:
             self.budget = budgets.earn(self.budget, now)
+
+
+def _is_probed(one: Health) -> bool:
+    """What is disabled, and an address that is down. A list of models tells whether somebody is there and takes the
+    key, and nothing of a model that fails: its lane is tried by a call when its time has come."""
+    is_down = one.state is health.State.OPEN and one.scope is Scope.ENDPOINT
+    return is_down or one.state is health.State.DISABLED
 
 
 def _learned(state: LaneState, outcome: Outcome, now: float) -> Limit:

@@ -38,6 +38,33 @@ async def test_a_wrong_key_heals_by_a_probe_that_costs_no_token(lab: Any, autoju
         assert (await engine.complete("hi")).content == OWN
 
 
+async def test_an_address_that_was_down_for_long_is_found_again_within_seconds(lab: Any, autojump_clock: Any) -> None:
+    """By probes; its time to be tried by a call would be up to a minute away."""
+    lab.primary.down()
+    async with lab.engine() as engine:
+        for _ in range(600):
+            assert (await engine.complete("hi")).content == SPARE
+            if (engine.health()["openai"].next_try or 0.0) > 30:
+                break
+            await trio.sleep(1)
+        lab.primary.up()
+        await trio.sleep(25)
+        assert [seen.method for seen in lab.primary.requests] == ["GET"]
+        assert engine.health()["openai"].status == "recovering"
+        assert (await engine.complete("hi")).content == OWN
+
+
+async def test_a_model_that_fails_is_tried_by_calls_alone(lab: Any, autojump_clock: Any) -> None:
+    """A list of models says nothing of it: answered, it would send every few seconds a user into the fault."""
+    lab.primary.always(Status(500))
+    async with lab.engine() as engine:
+        for _ in range(120):
+            assert (await engine.complete("hi")).content == SPARE
+            await trio.sleep(1)
+    assert {seen.method for seen in lab.primary.requests} == {"POST"}
+    assert len(lab.primary.requests) < 12
+
+
 async def test_a_recheck_by_hand_needs_no_probe(lab: Any, autojump_clock: Any) -> None:
     lab.primary.script(Status(401))
     async with lab.engine() as engine:
