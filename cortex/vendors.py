@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
 import attrs
@@ -29,32 +29,44 @@ CLOUD: Final = "cloud"
 
 @attrs.frozen
 class Vendor:
-    """A kind of provider: its address, the environment variables its own SDKs read, the options of its dialect."""
+    """A kind of provider: its dialects, its address, the environment variables its own SDKs read, its own options.
 
+    `apis`: what `api` may say, the default first, and the dialect each means (its name in `cortex.wire.WIRES`).
+    """
+
+    apis: Mapping[str, str]
     base_url: str | None = None
     key_envs: tuple[str, ...] = ()
     url_env: str | None = None
     options: frozenset[str] = frozenset()
 
 
+_OPENAI: Final = {"chat": "openai_chat"}
+
 VENDORS: Final[Mapping[str, Vendor]] = {
     "openai": Vendor(
-        "https://api.openai.com/v1", ("OPENAI_API_KEY",), "OPENAI_BASE_URL", frozenset({"organization", "project"})
+        _OPENAI,
+        "https://api.openai.com/v1",
+        ("OPENAI_API_KEY",),
+        "OPENAI_BASE_URL",
+        frozenset({"organization", "project"}),
     ),
     "gemini": Vendor(
+        {"generate": "gemini"},
         "https://generativelanguage.googleapis.com",
         ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
         "GOOGLE_GEMINI_BASE_URL",
         frozenset({"project", "location", "thinking_budget"}),
     ),
     "anthropic": Vendor(
+        {"messages": "anthropic"},
         "https://api.anthropic.com",
         ("ANTHROPIC_API_KEY",),
         "ANTHROPIC_BASE_URL",
         frozenset({"version", "thinking_budget"}),
     ),
-    "local": Vendor(url_env="OLLAMA_HOST"),
-    "azure": Vendor(None, ("AZURE_OPENAI_API_KEY",), "AZURE_OPENAI_ENDPOINT", frozenset({"api_version"})),
+    "local": Vendor(_OPENAI, url_env="OLLAMA_HOST"),
+    "azure": Vendor(_OPENAI, None, ("AZURE_OPENAI_API_KEY",), "AZURE_OPENAI_ENDPOINT", frozenset({"api_version"})),
 }
 
 ALIASES: Final[Mapping[str, catalog.Kind]] = {
@@ -85,21 +97,22 @@ _COMMON: Final = (
     "enabled",
 )
 _OPTIONS: Final = frozenset[str]().union(*(vendor.options for vendor in VENDORS.values()))
-_SPEAKS_OPENAI: Final = ("openai", "azure", "local")
 
 
 @attrs.frozen(kw_only=True)
 class ProviderConfig:
     """One registered provider, complete: nothing has to be looked up later.
 
-    `base_url` has no trailing slash. `key_env` is the variable the key came from, if it came from one. `models` maps
-    public names to the names at this provider; None: whatever its family tells. `timeout` in seconds sets the answer,
-    first-token and progress timers. `verify` is a bool, the path of a CA bundle, or an SSLContext. `options` belong to
-    its dialect. `enabled` is how it starts: a disabled one can be enabled while the engine runs.
+    `wire` is the name of its dialect. `base_url` has no trailing slash. `key_env` is the variable the key came from, if
+    it came from one. `models` maps public names to the names at this provider; None: whatever its family tells.
+    `timeout` in seconds sets the answer, first-token and progress timers. `verify` is a bool, the path of a CA bundle,
+    or an SSLContext. `options` belong to its dialect. `enabled` is how it starts: a disabled one can be enabled while
+    the engine runs.
     """
 
     name: str
     kind: catalog.Kind
+    wire: str
     base_url: str
     api_key: ApiKey | None = attrs.field(default=None, repr=False)
     key_env: str | None = None
@@ -111,7 +124,6 @@ class ProviderConfig:
     proxy: str | None = attrs.field(default=None, repr=False)
     verify: Any = True
     zone: str = CLOUD
-    wire: Literal["chat"] = "chat"
     options: Mapping[str, Any] = attrs.field(factory=dict)
     enabled: bool = True
 
@@ -160,7 +172,7 @@ def provider(name: str, config: object, env: Mapping[str, str]) -> ProviderConfi
         proxy=_proxy(f"{field}.proxy", given.get("proxy")),
         verify=_verify(f"{field}.verify", given.get("verify", True)),
         zone=_zone_of(kind, base_url) if zone is None else checks.text(f"{field}.zone", zone, example="eu"),
-        wire=_wire(f"{field}.api", given.get("api", "chat")),
+        wire=_wire(f"{field}.api", kind, given.get("api")),
         options=options,
         enabled=_flag(f"{field}.enabled", given.get("enabled", True)),
     )
@@ -185,7 +197,7 @@ def _kind(field: str, name: str, given: Mapping[str, Any]) -> catalog.Kind:
 
 
 def _known_keys(field: str, kind: str, given: Iterable[str]) -> None:
-    known = [*_COMMON, *(["api"] if kind in _SPEAKS_OPENAI else []), *sorted(VENDORS[kind].options)]
+    known = [*_COMMON, *(["api"] if "chat" in VENDORS[kind].apis else []), *sorted(VENDORS[kind].options)]
     for key in given:
         if key in _OPTIONS and key not in known:
             kinds = checks.listed(name for name, vendor in VENDORS.items() if key in vendor.options)
@@ -364,11 +376,10 @@ def _verify(field: str, given: object) -> Any:
     )
 
 
-def _wire(field: str, given: object) -> Literal["chat"]:
-    if given == "responses":
-        raise ConfigError(f'{field}: "responses" does not exist yet; leave it out, or pass "chat"')
-    checks.one_of(field, given, ("chat",))
-    return "chat"
+def _wire(field: str, kind: str, given: object) -> str:
+    """The dialect that `api` names; without it, the first of this kind."""
+    apis = VENDORS[kind].apis
+    return apis[next(iter(apis)) if given is None else checks.one_of(field, given, tuple(apis))]
 
 
 def _options(field: str, kind: str, given: Mapping[str, Any]) -> Mapping[str, Any]:

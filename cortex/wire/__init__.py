@@ -1,4 +1,4 @@
-"""What vendors say, in bytes: one dialect a file. Pure; `WIRES` finds a dialect by a provider's kind."""
+"""What vendors say, in bytes: one dialect a file. Pure; `WIRES` finds a dialect by its name (`ProviderConfig.wire`)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,5 @@ from cortex.wire.codec import Wire
 __all__ = ["WIRES"]
 
 WIRES: Mapping[str, Wire] = MappingProxyType(
-    {
-        "openai": openai_chat.WIRE,
-        "azure": openai_chat.WIRE,
-        "local": openai_chat.WIRE,
-        "anthropic": anthropic.WIRE,
-        "gemini": gemini.WIRE,
-    }
+    {wire.name: wire for wire in (openai_chat.WIRE, anthropic.WIRE, gemini.WIRE)}
 )

@@ -210,7 +210,7 @@ async def test_what_cannot_be_written_down_is_the_requests_fault(
     def encode(request: Any, target: Any) -> Any:
         raise cortex.ConfigError("tools[0]: its schema cannot be written as JSON")
 
-    wires = {kind: attrs.evolve(wire, encode=encode) for kind, wire in provider_room.WIRES.items()}
+    wires = {name: attrs.evolve(wire, encode=encode) for name, wire in provider_room.WIRES.items()}
     monkeypatch.setattr(provider_room, "WIRES", wires)
     async with lab.engine() as engine:
         with pytest.raises(cortex.RequestRejected, match="cannot be written as JSON"):

@@ -45,7 +45,7 @@ async def once(
     url: str, *, emit: Any = None, client: httpx.AsyncBaseTransport | None = None, timers: Timers = TIMERS, **more: Any
 ) -> Answer | Failure:
     config, target = at(url, **more)
-    wire = WIRES["openai"]
+    wire = WIRES["openai_chat"]
     http = wire.encode(attrs.evolve(ASK, stream=emit is not None), target)
     async with client or await new_client(config) as transport:
         return (await exchange(transport, wire, target, http, timers, emit)).result

@@ -336,7 +336,7 @@ def break_encode(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         raise ZeroDivisionError("a bug in a codec")
 
     wires = {
-        kind: attrs.evolve(wire, encode=encode) if kind in names else wire for kind, wire in provider_room.WIRES.items()
+        name: attrs.evolve(wire, encode=encode) if name in names else wire for name, wire in provider_room.WIRES.items()
     }
     monkeypatch.setattr(provider_room, "WIRES", wires)
 
@@ -344,7 +344,7 @@ def break_encode(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 async def test_a_bug_in_one_codec_ends_that_call_alone(
     lab: Any, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    break_encode(monkeypatch, "openai")
+    break_encode(monkeypatch, "openai_chat")
     async with lab.engine() as engine:
         answer = await engine.complete("hi")
         assert answer.content == SPARE
@@ -355,7 +355,7 @@ async def test_a_bug_in_one_codec_ends_that_call_alone(
 async def test_a_request_that_breaks_us_twice_walks_no_further(
     lab: Any, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    break_encode(monkeypatch, "openai", "anthropic", "gemini")
+    break_encode(monkeypatch, "openai_chat", "anthropic", "gemini")
     async with lab.engine(2) as engine:
         with caplog.at_level(logging.ERROR, "cortex"), pytest.raises(EngineFailed, match="a bug in a codec") as caught:
             await engine.complete("hi")

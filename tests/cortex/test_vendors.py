@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from cortex.addresses import ollama_url, url
 from cortex.errors import ConfigError
 from cortex.vendors import ALIASES, CLOUD, ON_PREM, VENDORS, provider
+from cortex.wire import WIRES
 
 KEY = "sk-secret-5f2c"
 ENV = {variable: f"{KEY}-{variable}" for vendor in VENDORS.values() for variable in vendor.key_envs}
@@ -299,7 +300,7 @@ def test_all_fields_together() -> None:
     assert (made.default_model, dict(made.models)) == ("fast", {"fast": "gpt-4o-mini", "deep": "gpt-4o"})
     assert (dict(made.headers), made.timeout, made.max_concurrency) == ({"X-Team": "search"}, 5.0, 3)
     assert (made.proxy, made.verify, made.zone) == ("http://u:p@proxy:3128", context, "eu")
-    assert (made.wire, dict(made.options)) == ("chat", {"organization": "org", "project": "proj"})
+    assert (made.wire, dict(made.options)) == ("openai_chat", {"organization": "org", "project": "proj"})
     assert not made.enabled
     assert made.lane("fast").upstream == "gpt-4o-mini"
     assert make("openai", api_key=KEY, models=["gpt-4o"]).models == {"gpt-4o": "gpt-4o"}
@@ -338,8 +339,8 @@ def test_all_fields_together() -> None:
         ("zone", 5, "not int"),
         ("enabled", "yes", "must be True or False, not str"),
         ("organization", 5, "not int"),
-        ("api", "responses", '"responses" does not exist yet'),
         ("api", "completions", "must be one of chat"),
+        ("api", 5, "must be one of chat, not int"),
     ],
 )
 def test_a_wrong_field_is_named_and_no_secret_shown(field: str, value: object, match: str) -> None:
@@ -400,3 +401,9 @@ def test_a_secret_in_the_wrong_place_is_not_shown(secret: str, fields: dict[str,
             else:
                 told = "" if field == "models" else repr(made)
             assert secret not in told or field == "models"
+
+
+def test_every_api_means_a_dialect_that_exists() -> None:
+    for vendor in VENDORS.values():
+        assert vendor.apis
+        assert set(vendor.apis.values()) <= set(WIRES)

@@ -197,9 +197,9 @@ def mistral(body: dict[str, Any]) -> None:
 
 
 CHECKS: list[tuple[str, str, str, dict[str, Any], Callable[[dict[str, Any]], None]]] = [
-    ("openai", "https://api.openai.com/v1", "m", {}, check_openai),
-    ("local", "https://api.mistral.ai/v1", "m", {}, mistral),
-    ("local", "https://api.deepseek.com", "m", {}, check_openai),
+    ("openai_chat", "https://api.openai.com/v1", "m", {}, check_openai),
+    ("openai_chat", "https://api.mistral.ai/v1", "m", {}, mistral),
+    ("openai_chat", "https://api.deepseek.com", "m", {}, check_openai),
     ("anthropic", "https://a", "claude-sonnet-4-5", {"thinking_budget": 2_000}, check_anthropic),
     ("anthropic", "https://a", "m", {}, check_anthropic),
     ("gemini", "https://g", "m", {}, check_gemini),
@@ -219,7 +219,7 @@ def test_any_conversation_becomes_a_request_the_vendor_accepts(
     assert len(set(call.notes)) == len(call.notes)
 
 
-@pytest.mark.parametrize("kind", ["openai", "anthropic", "gemini"])
+@pytest.mark.parametrize("kind", ["openai_chat", "anthropic", "gemini"])
 @given(request=requests)
 def test_M7_nothing_opaque_reaches_another_issuer(kind: str, request: Request) -> None:
     target = Target("somebody", "https://else", "else")

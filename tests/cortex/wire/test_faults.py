@@ -35,7 +35,7 @@ def fail(kind: str, status: int, body: Any, reply: Any, **headers: str) -> Failu
 )  # fmt: skip
 @pytest.mark.parametrize("body", [b"", b"<html><title>Oops</title>", b"[]", b"null", b'{"error": null}', b"\xff\x00"])
 def test_J6_a_body_that_says_nothing_is_classified_by_status(status: int, kind: Kind, body: bytes, reply: Any) -> None:
-    for wire in ("openai", "anthropic", "gemini"):
+    for wire in ("openai_chat", "anthropic", "gemini"):
         failure = fail(wire, status, body, reply)
         assert (failure.kind, failure.status) == (kind, status)
         assert failure.message
@@ -44,51 +44,61 @@ def test_J6_a_body_that_says_nothing_is_classified_by_status(status: int, kind: 
 CASES: list[tuple[str, int, Any, Kind]] = [
     # OpenAI and Azure
     (
-        "openai",
+        "openai_chat",
         429,
         {"error": {"type": "insufficient_quota", "code": "insufficient_quota", "message": "x"}},
         Kind.QUOTA,
     ),
-    ("openai", 429, {"error": {"message": "You exceeded your current quota, please check your plan"}}, Kind.QUOTA),
-    ("openai", 429, {"error": {"code": "credit_balance_exhausted", "message": "x"}}, Kind.QUOTA),  # H10
-    ("openai", 429, {"error": {"message": "Your account is not active, please check your billing"}}, Kind.QUOTA),
-    ("openai", 429, {"error": {"code": "rate_limit_exceeded", "message": "Rate limit reached"}}, Kind.RATE_LIMIT),
+    ("openai_chat", 429, {"error": {"message": "You exceeded your current quota, please check your plan"}}, Kind.QUOTA),
+    ("openai_chat", 429, {"error": {"code": "credit_balance_exhausted", "message": "x"}}, Kind.QUOTA),  # H10
+    ("openai_chat", 429, {"error": {"message": "Your account is not active, please check your billing"}}, Kind.QUOTA),
+    ("openai_chat", 429, {"error": {"code": "rate_limit_exceeded", "message": "Rate limit reached"}}, Kind.RATE_LIMIT),
     (
-        "openai",
+        "openai_chat",
         429,
         {"error": {"code": "rate_limit_exceeded", "message": "Request too large for gpt-4o on tokens per min (TPM)"}},
         Kind.CONTEXT,
     ),
-    ("openai", 429, {"error": {"code": "slow_down", "message": "Slow down"}}, Kind.OVERLOADED),
-    ("openai", 400, {"error": {"code": "context_length_exceeded", "message": "x"}}, Kind.CONTEXT),
-    ("openai", 400, {"error": {"message": "This model's maximum context length is 8192 tokens."}}, Kind.CONTEXT),
-    ("openai", 400, {"error": {"code": "content_policy_violation", "message": "x"}}, Kind.CONTENT),
-    ("openai", 400, {"error": {"code": "invalid_encrypted_content", "message": "x"}}, Kind.SIGNATURE),
-    ("openai", 400, {"error": {"message": "Missing required parameter: 'messages'."}}, Kind.BAD_REQUEST),
-    ("openai", 401, {"error": {"code": "invalid_api_key", "message": "Incorrect API key"}}, Kind.CREDENTIAL),
-    ("openai", 403, {"error": {"code": "unsupported_country_region_territory", "message": "x"}}, Kind.REGION),
-    ("openai", 403, {"error": {"message": "Project does not have access to model `gpt-5`"}}, Kind.PERMISSION),
-    ("openai", 404, {"error": {"message": "The model `gpt-4.1-foo` does not exist"}}, Kind.MODEL_GONE),
-    ("openai", 404, {"error": {"message": "Invalid URL (POST /v1/chat/completion)"}}, Kind.ROUTE_GONE),
-    ("openai", 503, {"error": {"message": "Slow down"}}, Kind.OVERLOADED),
-    ("azure", 404, {"error": {"code": "DeploymentNotFound", "message": "x"}}, Kind.MODEL_GONE),
-    ("azure", 400, {"error": {"code": "x", "innererror": {"code": "ResponsibleAIPolicyViolation"}}}, Kind.CONTENT),
+    ("openai_chat", 429, {"error": {"code": "slow_down", "message": "Slow down"}}, Kind.OVERLOADED),
+    ("openai_chat", 400, {"error": {"code": "context_length_exceeded", "message": "x"}}, Kind.CONTEXT),
+    ("openai_chat", 400, {"error": {"message": "This model's maximum context length is 8192 tokens."}}, Kind.CONTEXT),
+    ("openai_chat", 400, {"error": {"code": "content_policy_violation", "message": "x"}}, Kind.CONTENT),
+    ("openai_chat", 400, {"error": {"code": "invalid_encrypted_content", "message": "x"}}, Kind.SIGNATURE),
+    ("openai_chat", 400, {"error": {"message": "Missing required parameter: 'messages'."}}, Kind.BAD_REQUEST),
+    ("openai_chat", 401, {"error": {"code": "invalid_api_key", "message": "Incorrect API key"}}, Kind.CREDENTIAL),
+    ("openai_chat", 403, {"error": {"code": "unsupported_country_region_territory", "message": "x"}}, Kind.REGION),
+    ("openai_chat", 403, {"error": {"message": "Project does not have access to model `gpt-5`"}}, Kind.PERMISSION),
+    ("openai_chat", 404, {"error": {"message": "The model `gpt-4.1-foo` does not exist"}}, Kind.MODEL_GONE),
+    ("openai_chat", 404, {"error": {"message": "Invalid URL (POST /v1/chat/completion)"}}, Kind.ROUTE_GONE),
+    ("openai_chat", 503, {"error": {"message": "Slow down"}}, Kind.OVERLOADED),
+    ("openai_chat", 404, {"error": {"code": "DeploymentNotFound", "message": "x"}}, Kind.MODEL_GONE),
+    (
+        "openai_chat",
+        400,
+        {"error": {"code": "x", "innererror": {"code": "ResponsibleAIPolicyViolation"}}},
+        Kind.CONTENT,
+    ),
     # compatible servers and gateways
     (
-        "local",
+        "openai_chat",
         400,
         {"code": "Client specified an invalid argument", "error": "Incorrect API key provided"},
         Kind.CREDENTIAL,
     ),
-    ("local", 402, {"error": {"message": "Insufficient Balance"}}, Kind.QUOTA),
-    ("local", 403, {"error": {"message": "Your input was flagged", "code": 403}}, Kind.CONTENT),
-    ("local", 404, {"error": 'model "llama9" not found, try pulling it first'}, Kind.MODEL_GONE),
-    ("local", 404, {"detail": "Not Found"}, Kind.ROUTE_GONE),
-    ("local", 422, {"detail": [{"loc": ["body", "x"], "msg": "field required"}]}, Kind.BAD_REQUEST),
-    ("local", 500, {"error": {"message": "the request exceeds the available context size"}}, Kind.CONTEXT),
-    ("local", 500, {"error": {"message": "x", "code": 429}}, Kind.RATE_LIMIT),
-    ("local", 500, {"error": {"message": "x", "code": "429"}}, Kind.RATE_LIMIT),
-    ("local", 503, {"error": "server busy, please try again. maximum pending requests exceeded"}, Kind.OVERLOADED),
+    ("openai_chat", 402, {"error": {"message": "Insufficient Balance"}}, Kind.QUOTA),
+    ("openai_chat", 403, {"error": {"message": "Your input was flagged", "code": 403}}, Kind.CONTENT),
+    ("openai_chat", 404, {"error": 'model "llama9" not found, try pulling it first'}, Kind.MODEL_GONE),
+    ("openai_chat", 404, {"detail": "Not Found"}, Kind.ROUTE_GONE),
+    ("openai_chat", 422, {"detail": [{"loc": ["body", "x"], "msg": "field required"}]}, Kind.BAD_REQUEST),
+    ("openai_chat", 500, {"error": {"message": "the request exceeds the available context size"}}, Kind.CONTEXT),
+    ("openai_chat", 500, {"error": {"message": "x", "code": 429}}, Kind.RATE_LIMIT),
+    ("openai_chat", 500, {"error": {"message": "x", "code": "429"}}, Kind.RATE_LIMIT),
+    (
+        "openai_chat",
+        503,
+        {"error": "server busy, please try again. maximum pending requests exceeded"},
+        Kind.OVERLOADED,
+    ),
     # Anthropic
     (
         "anthropic",
@@ -191,16 +201,16 @@ def test_retry_after_never_raises_and_is_never_negative(text: str, date: str) ->
 
 
 def test_H28_the_servers_explicit_word_and_its_request_id(reply: Any) -> None:
-    failure = fail("openai", 500, {}, reply, x_should_retry="false", x_request_id="req_1")
+    failure = fail("openai_chat", 500, {}, reply, x_should_retry="false", x_request_id="req_1")
     assert (failure.should_retry, failure.request_id) == (False, "req_1")
-    assert fail("openai", 400, {}, reply, x_should_retry="true").should_retry is True
-    assert fail("openai", 400, {}, reply, x_should_retry="maybe").should_retry is None
+    assert fail("openai_chat", 400, {}, reply, x_should_retry="true").should_retry is True
+    assert fail("openai_chat", 400, {}, reply, x_should_retry="maybe").should_retry is None
     assert fail("anthropic", 400, {"error": {}, "request_id": "req_2"}, reply).request_id == "req_2"
 
 
 def test_I27_a_message_is_bounded_and_repeats_no_secret(reply: Any) -> None:
     said = f"Bad key {TARGET.api_key} and token tok-alsosecret " + "x" * 5_000
-    failure = fail("openai", 401, {"error": {"message": said}}, reply)
+    failure = fail("openai_chat", 401, {"error": {"message": said}}, reply)
     assert len(failure.message) == 500
     assert "secret1" not in failure.message
     assert "alsosecret" not in failure.message
@@ -208,7 +218,7 @@ def test_I27_a_message_is_bounded_and_repeats_no_secret(reply: Any) -> None:
 
 
 def test_H19_of_a_redirect_only_the_origin_is_told(reply: Any) -> None:
-    failure = fail("openai", 307, b"", reply, location="https://evil.example/path?key=abc")
+    failure = fail("openai_chat", 307, b"", reply, location="https://evil.example/path?key=abc")
     assert failure.kind is Kind.ROUTE_GONE
     assert failure.message == "redirected to https://evil.example"
 
@@ -228,19 +238,19 @@ def test_H19_of_a_redirect_only_the_origin_is_told(reply: Any) -> None:
     ],
 )
 def test_a_200_that_is_no_answer(body: bytes, content_type: str, kind: Kind) -> None:
-    for wire in ("openai", "anthropic", "gemini"):
+    for wire in ("openai_chat", "anthropic", "gemini"):
         failure = WIRES[wire].decode(HttpReply(200, {"content-type": content_type}, body), TARGET)
         assert isinstance(failure, Failure)
         assert (failure.kind, failure.status) == (kind, 200)
 
 
 def test_H21_a_204(reply: Any) -> None:
-    assert fail("openai", 204, b"", reply).kind is Kind.PROTOCOL
+    assert fail("openai_chat", 204, b"", reply).kind is Kind.PROTOCOL
 
 
 def test_a_wrong_content_type_over_a_right_body_does_no_harm() -> None:
     body = b'{"choices":[{"message":{"content":"hi"},"finish_reason":"stop"}]}'
-    answer = WIRES["openai"].decode(HttpReply(200, {"content-type": "text/plain"}, body), TARGET)
+    answer = WIRES["openai_chat"].decode(HttpReply(200, {"content-type": "text/plain"}, body), TARGET)
     assert not isinstance(answer, Failure)
     assert answer.text == "hi"
 

@@ -22,7 +22,7 @@ from cortex.messages import (
 from cortex.wire import WIRES
 from cortex.wire.codec import HttpCall, Target
 
-WIRE = WIRES["openai"]
+WIRE = WIRES["openai_chat"]
 TARGET = Target("openai", "https://api.openai.com/v1", "gpt-4o", api_key="sk-1")
 HELLO = (Message("user", (Text("Hello"),)),)
 
@@ -104,7 +104,7 @@ def test_headers_of_the_user_win_and_options_become_headers() -> None:
     ],
 )
 def test_azure_has_other_addresses_and_another_header(base_url: str, options: dict[str, str], url: str) -> None:
-    call = WIRES["azure"].encode(Request(HELLO), Target("azure", base_url, "d/1", "k", {}, options))
+    call = WIRES["openai_chat"].encode(Request(HELLO), Target("azure", base_url, "d/1", "k", {}, options))
     assert call.url == url
     assert dict(call.headers)["api-key"] == "k"
     assert "authorization" not in dict(call.headers)

@@ -23,7 +23,7 @@ from cortex.messages import (
 from cortex.wire import WIRES
 from cortex.wire.codec import Target
 
-WIRE = WIRES["openai"]
+WIRE = WIRES["openai_chat"]
 TARGET = Target("openai", "https://api.openai.com/v1", "gpt-4o", api_key="sk-1")
 
 

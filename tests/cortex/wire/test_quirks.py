@@ -24,7 +24,7 @@ def delta(content: str | None = None, finish: str | None = None, **more: Any) ->
 
 
 def test_error_as_a_string(reply: Any) -> None:
-    failure = fail("local", 503, {"error": "Server overloaded, please retry shortly"}, reply)
+    failure = fail("openai_chat", 503, {"error": "Server overloaded, please retry shortly"}, reply)
     assert (failure.kind, failure.message) == (Kind.OVERLOADED, "Server overloaded, please retry shortly")
 
 
@@ -35,20 +35,20 @@ def test_error_code_is_int_str_null_or_absent(code: Any, said: str, reply: Any) 
         **({} if code is ... else {"code": code}),
         **({} if code == 400 else {"type": "a_type"}),
     }
-    failure = fail("local", 400, {"error": error}, reply)
+    failure = fail("openai_chat", 400, {"error": error}, reply)
     assert (failure.kind, failure.code, failure.message) == (Kind.BAD_REQUEST, said, "Bad.")
 
 
 @pytest.mark.parametrize("detail", ["Invalid API Key", [{"loc": ["header"], "msg": "Invalid API Key"}]])
 def test_fastapi_detail(detail: Any, reply: Any) -> None:
-    assert fail("local", 401, {"detail": detail}, reply).message == "Invalid API Key"
+    assert fail("openai_chat", 401, {"detail": detail}, reply).message == "Invalid API Key"
 
 
 def test_html_or_empty_error_bodies(reply: Any) -> None:
     page = b"<html>\r\n<head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
-    failure = fail("local", 502, page, reply)
+    failure = fail("openai_chat", 502, page, reply)
     assert (failure.kind, failure.message) == (Kind.TRANSIENT, "502 Bad Gateway")
-    assert fail("local", 502, b"", reply).message == "HTTP 502 without a message"
+    assert fail("openai_chat", 502, b"", reply).message == "HTTP 502 without a message"
 
 
 def test_a_bad_key_is_400_at_gemini_and_xai(reply: Any) -> None:
@@ -61,19 +61,19 @@ def test_a_bad_key_is_400_at_gemini_and_xai(reply: Any) -> None:
     }
     xai = {"code": "Client specified an invalid argument", "error": "Incorrect API key provided: xa***."}
     assert fail("gemini", 400, gemini, reply).kind is Kind.CREDENTIAL
-    assert fail("local", 400, xai, reply).kind is Kind.CREDENTIAL
+    assert fail("openai_chat", 400, xai, reply).kind is Kind.CREDENTIAL
 
 
 def test_insufficient_quota_is_a_permanent_429(reply: Any) -> None:
     error = {"message": "You exceeded your current quota", "type": "insufficient_quota", "code": "insufficient_quota"}
-    assert fail("openai", 429, {"error": error}, reply).kind is Kind.QUOTA
+    assert fail("openai_chat", 429, {"error": error}, reply).kind is Kind.QUOTA
 
 
 @pytest.mark.parametrize(
     ("kind", "event"),
     [
         ("anthropic", ("error", {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}})),
-        ("openai", delta("", "error", error={"code": 503, "message": "Provider returned error"})),
+        ("openai_chat", delta("", "error", error={"code": 503, "message": "Provider returned error"})),
         ("gemini", {"error": {"code": 503, "status": "UNAVAILABLE", "message": "high demand"}}),
     ],
 )
@@ -86,30 +86,34 @@ def test_errors_inside_a_200_stream(kind: str, event: Any, read: Any, sse: Any) 
 def test_crlf_framing_and_comment_lines(read: Any, sse: Any) -> None:
     stream = sse(delta("a"), delta("b", "stop"), done=True)
     odd = b": OPENROUTER PROCESSING\n\n" + stream.replace(b"\n\n", b"\n\n: keep-alive\n\n")
-    assert read(WIRES["local"], [odd.replace(b"\n", b"\r\n")]) == read(WIRES["local"], [stream])
+    assert read(WIRES["openai_chat"], [odd.replace(b"\n", b"\r\n")]) == read(WIRES["openai_chat"], [stream])
 
 
 def test_streams_without_DONE(read: Any, sse: Any) -> None:
-    assert isinstance(read(WIRES["local"], [sse(delta("a"), delta("", "stop"))])[-1], Ended)
+    assert isinstance(read(WIRES["openai_chat"], [sse(delta("a"), delta("", "stop"))])[-1], Ended)
 
 
 def test_no_trailing_newline(read: Any, sse: Any) -> None:
     stream = sse(delta("a"), delta("", "stop"), done=True)
-    assert isinstance(read(WIRES["local"], [stream.rstrip()])[-1], Ended)  # the finish was seen: DONE is not needed
+    assert isinstance(
+        read(WIRES["openai_chat"], [stream.rstrip()])[-1], Ended
+    )  # the finish was seen: DONE is not needed
     array = b'[{"candidates":[{"content":{"parts":[{"text":"a"}]},"finishReason":"STOP"}]}\n,\r\n{}]'
     assert isinstance(read(WIRES["gemini"], [array])[-1], Ended)  # without alt=sse it is one JSON array
 
 
 def test_chunks_without_choices(read: Any, sse: Any) -> None:
     annotation = {"choices": [], "prompt_filter_results": [{"prompt_index": 0}]}
-    events = read(WIRES["azure"], [sse(annotation, delta("a"), annotation, delta("", "stop"), annotation, done=True)])
+    events = read(
+        WIRES["openai_chat"], [sse(annotation, delta("a"), annotation, delta("", "stop"), annotation, done=True)]
+    )
     assert events[0] == TextDelta("a")
     assert events[-1].answer.finish is Finish.STOP
 
 
 def test_tool_calls_with_finish_stop_without_an_id_and_beside_text(reply: Any) -> None:
     message = {"content": "Let me look.", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
-    openai = WIRES["local"].decode(reply({"choices": [{"message": message, "finish_reason": "stop"}]}), TARGET)
+    openai = WIRES["openai_chat"].decode(reply({"choices": [{"message": message, "finish_reason": "stop"}]}), TARGET)
     parts = [{"text": "Let me look."}, {"functionCall": {"name": "f", "args": {}}}]
     gemini = WIRES["gemini"].decode(
         reply({"candidates": [{"content": {"parts": parts}, "finishReason": "STOP"}]}), TARGET
@@ -127,7 +131,9 @@ def test_tool_calls_with_finish_stop_without_an_id_and_beside_text(reply: Any) -
 )
 def test_arguments_that_are_empty_or_no_object(raw: str, value: Any, reply: Any) -> None:
     message = {"tool_calls": [{"id": "c", "function": {"name": "f", "arguments": raw}}]}
-    answer = WIRES["local"].decode(reply({"choices": [{"message": message, "finish_reason": "tool_calls"}]}), TARGET)
+    answer = WIRES["openai_chat"].decode(
+        reply({"choices": [{"message": message, "finish_reason": "tool_calls"}]}), TARGET
+    )
     assert isinstance(answer, Answer)
     assert (answer.tool_calls[0].arguments, answer.tool_calls[0].raw_arguments) == (value, raw)
 
@@ -149,14 +155,14 @@ def test_arguments_that_are_empty_or_no_object(raw: str, value: Any, reply: Any)
     ],
 )
 def test_usage_absent_late_or_cumulative(chunks_: list[Any], usage: Usage, read: Any, sse: Any) -> None:
-    assert read(WIRES["local"], [sse(*chunks_, done=True)])[-1].answer.usage == usage
+    assert read(WIRES["openai_chat"], [sse(*chunks_, done=True)])[-1].answer.usage == usage
 
 
 @pytest.mark.parametrize(
     "choice", [{"finish_reason": "content_filter"}, {"message": None, "finish_reason": "content_filter"}]
 )
 def test_message_null_on_a_content_filter(choice: dict[str, Any], reply: Any) -> None:
-    answer = WIRES["azure"].decode(reply({"choices": [choice]}), TARGET)
+    answer = WIRES["openai_chat"].decode(reply({"choices": [choice]}), TARGET)
     assert isinstance(answer, Answer)
     assert (answer.parts, answer.finish) == ((), Finish.CONTENT_FILTER)
 
@@ -164,6 +170,6 @@ def test_message_null_on_a_content_filter(choice: dict[str, Any], reply: Any) ->
 def test_S15_the_charset_header_is_not_believed() -> None:
     body = '{"choices":[{"message":{"content":"é"},"finish_reason":"stop"}]}'.encode()
     headers = {"content-type": "application/json; charset=iso-8859-1"}
-    answer = WIRES["local"].decode(HttpReply(200, headers, body), TARGET)
+    answer = WIRES["openai_chat"].decode(HttpReply(200, headers, body), TARGET)
     assert isinstance(answer, Answer)
     assert answer.text == "é"

@@ -15,9 +15,9 @@ from cortex.wire import WIRES
 from cortex.wire.codec import HttpReply, Target
 
 DIALECTS = {
-    "openai_chat": "openai",
-    "openai_compat": "local",
-    "azure_openai": "azure",
+    "openai_chat": "openai_chat",
+    "openai_compat": "openai_chat",
+    "azure_openai": "openai_chat",
     "anthropic": "anthropic",
     "gemini": "gemini",
 }

@@ -14,7 +14,7 @@ from cortex.messages import Answer, Broken, Ended, Failure, StreamEvent, TextDel
 from cortex.wire import WIRES
 from cortex.wire.codec import HttpReply, Target
 
-KINDS = ("openai", "anthropic", "gemini")
+KINDS = ("openai_chat", "anthropic", "gemini")
 TARGET = Target("p", "https://h/v1", "m", api_key="k")
 
 USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "input_tokens": 3, "output_tokens": 4, "promptTokenCount": 5}
@@ -27,7 +27,7 @@ PART = {"text": "x", "thought": True, "thoughtSignature": "s"}
 WHOLE = {"name": "f", "args": {"a": 1}}
 PIECE = {"partialArgs": [{"jsonPath": "$.a", "stringValue": "b"}]}
 SAMPLES: dict[str, list[Any]] = {  # whole replies and the chunks of streams, one of each thing a dialect says
-    "openai": [
+    "openai_chat": [
         {"id": "c", "model": "m", "choices": [{"index": 0, "message": DELTA, "finish_reason": "stop"}], "usage": USAGE},
         {"id": "c", "model": "m", "choices": [{"index": 0, "delta": DELTA, "finish_reason": None}], "usage": None},
         {"choices": [{"index": 0, "delta": {"content": [{"type": "thinking", "thinking": [{"text": "t"}]}]}}]},
@@ -158,7 +158,7 @@ def growing(kind: str, size: int) -> bytes:
     def parts(part: dict[str, Any]) -> dict[str, Any]:
         return {"candidates": [{"content": {"parts": [part]}}]}
 
-    if kind == "openai":
+    if kind == "openai_chat":
         text = {"choices": [{"delta": {"content": "word "}}]}
         many = [calls(i, "{}", id=f"c{i}") for i in range(1, size)]
         end = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
