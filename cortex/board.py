@@ -63,7 +63,6 @@ class Board:
         return LaneView(
             lane,
             health.worse(state.health, snapshot.endpoint) if snapshot is not None else state.health,
-            config.zone,
             state.in_flight + issued,
             limits.ceiling(state.limit, now),
             trial_out,

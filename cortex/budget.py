@@ -1,8 +1,8 @@
 """Retry tokens: a bad hour must not multiply the traffic.
 
-One bucket per endpoint. Only a second attempt on an endpoint that the same call has already tried, and a hedge, are
-charged; a failover to an endpoint not tried yet is free, since its own admission bounds it. So with an empty bucket a
-call still reaches every provider once. The shape is gRPC's retry throttling (proposal A6) with a refill by time, and
+One bucket per endpoint. Only a second attempt on an endpoint that the same call has already tried is charged; a
+failover to an endpoint not tried yet is free, since its own admission bounds it. So with an empty bucket a call still
+reaches every provider once. The shape is gRPC's retry throttling (proposal A6) with a refill by time, and
 AWS's refund: a charged attempt that succeeded was worth it and gives its charge back.
 """
 
@@ -16,7 +16,6 @@ CAP: Final = 100.0
 CHARGE: Final = 10.0
 PER_SECOND: Final = 0.5
 PER_OK: Final = 1.0
-HEDGE_FLOOR: Final = CAP / 2  # a hedge is a luxury: only while the bucket is more than half full
 
 
 @attrs.frozen
@@ -41,11 +40,10 @@ def refill(budget: Budget, now: float) -> Budget:
     return attrs.evolve(budget, level=min(CAP, budget.level + PER_SECOND * passed), at=now)
 
 
-def spend(budget: Budget, now: float, *, floor: float = 0.0) -> tuple[Budget, bool]:
-    """Charge one attempt. False, and nothing charged, when it would be left with less than `floor` (a hedge passes
-    `HEDGE_FLOOR`)."""
+def spend(budget: Budget, now: float) -> tuple[Budget, bool]:
+    """Charge one attempt. False, and nothing charged, when there is too little left."""
     budget = refill(budget, now)
-    if budget.level - CHARGE < floor:
+    if budget.level < CHARGE:
         return budget, False
     return attrs.evolve(budget, level=budget.level - CHARGE, out=budget.out + CHARGE), True
 

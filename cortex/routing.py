@@ -65,7 +65,6 @@ class LaneView:
 
     lane: Lane
     health: Health
-    zone: str = "cloud"
     in_flight: int = 0
     limit: int | None = None
     trial_out: bool = False
@@ -80,9 +79,9 @@ class Needs:
     """What a call needs: its chain in `tiers`, and what a lane must be able to do.
 
     `output`: structured output. `est_tokens`: an estimate of input and output together, which counts only while some
-    lane fits it. `min_window`: a window that proved too small (tokens); only larger ones do. `zones`: where the request
-    may go (None: anywhere); lanes in `consented` may be used wherever they are. `replayable`: False for a request with
-    effects at the provider, which is a trial only when nobody else serves. `stream`: judged by the first token.
+    lane fits it. `min_window`: a window that proved too small (tokens); only larger ones do. `replayable`: False for a
+    request with effects at the provider, which is a trial only when nobody else serves. `stream`: judged by the first
+    token.
     """
 
     tiers: tuple[tuple[Lane, ...], ...]
@@ -91,8 +90,6 @@ class Needs:
     output: bool = False
     est_tokens: int = 0
     min_window: int | None = None
-    zones: frozenset[str] | None = None
-    consented: frozenset[Lane] = frozenset()
     replayable: bool = True
     stream: bool = False
 
@@ -159,7 +156,7 @@ def rank(
     *,
     max_per_lane: int = 2,
 ) -> tuple[Ranked, ...]:
-    """Every lane of the chain once, in the order it would be asked, with the reason. Total.
+    """Every lane of the chain once, in the order it would be asked, with the reason. Total; `views` has each of them.
 
     `tried` counts this call's attempts per lane; one that must not be asked again counts `max_per_lane`.
     """
@@ -171,7 +168,7 @@ def rank(
             seen.setdefault(lane, tier)
     ranked = []
     for lane, tier in seen.items():
-        view, attempts = views.get(lane), tried.get(lane, 0)
+        view, attempts = views[lane], tried.get(lane, 0)
         entry = _judge(lane, tier, view, needs, attempts, max_per_lane, now)
         ranked.append((_place(entry, view, needs, attempts, now), rng.random(), entry))
     ranked.sort(key=lambda item: item[:2])
@@ -180,14 +177,12 @@ def rank(
 
 def _anyone_fits(needs: Needs, views: Mapping[Lane, LaneView]) -> bool:
     lanes = (lane for tier in needs.tiers for lane in tier)
-    return any(lane in views and not _unfit(views[lane], needs) for lane in lanes)
+    return any(not _unfit(views[lane], needs) for lane in lanes)
 
 
 def _unfit(view: LaneView, needs: Needs) -> str:
     """Why this lane cannot or may not serve the request; empty when it can."""
     caps = view.caps
-    if needs.zones is not None and view.zone not in needs.zones and view.lane not in needs.consented:
-        return f"zone {view.zone} is not one this request may go to"
     for name, needed, able in (
         ("tools", needs.tools, caps.tools),
         ("images", needs.images, caps.images),
@@ -204,12 +199,8 @@ def _unfit(view: LaneView, needs: Needs) -> str:
     return ""
 
 
-def _judge(
-    lane: Lane, tier: int, view: LaneView | None, needs: Needs, tried: int, max_per_lane: int, now: float
-) -> Ranked:
+def _judge(lane: Lane, tier: int, view: LaneView, needs: Needs, tried: int, max_per_lane: int, now: float) -> Ranked:
     """The verdict on one lane. What never changes during a call comes first."""
-    if view is None:
-        return Ranked(lane, Verdict.DOWN, "not heard of yet", None, tier)
     if unfit := _unfit(view, needs):
         return Ranked(lane, Verdict.UNFIT, unfit, None, tier)
     if not view.enabled:
@@ -267,11 +258,11 @@ def _not_again(answer: Admission, now: float) -> str:
 _Place: TypeAlias = tuple[int, int, bool, float]
 
 
-def _place(entry: Ranked, view: LaneView | None, needs: Needs, tried: int, now: float) -> _Place:
+def _place(entry: Ranked, view: LaneView, needs: Needs, tried: int, now: float) -> _Place:
     """The sort key: what it can do, its tier (degraded: one later), those that must be waited for last, then the cost
     or the end of the wait."""
     group = _GROUP[entry.verdict]
-    if view is None or group == _NEVER:
+    if group == _NEVER:
         return group, 0, False, 0.0
     if group > _GROUP[Verdict.RAMPING]:
         return group, 0, not entry.trial, math.inf if entry.until is None else entry.until

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cortex.budget import CAP, CHARGE, HEDGE_FLOOR, Budget, earn, refill, settle, spend
+from cortex.budget import CAP, CHARGE, Budget, earn, refill, settle, spend
 
 
 def test_a_full_bucket_pays_for_ten_retries_then_none() -> None:
@@ -44,11 +44,6 @@ def test_nothing_comes_back_that_was_not_charged() -> None:
 def test_a_first_try_success_earns_one() -> None:
     assert earn(Budget(level=40.0, at=0.0), 0.0).level == 41.0
     assert earn(Budget.new(0.0), 0.0).level == CAP
-
-
-def test_a_hedge_leaves_the_bucket_half_full() -> None:
-    assert spend(Budget(level=60.0), 0.0, floor=HEDGE_FLOOR)[1] is True
-    assert spend(Budget(level=59.9), 0.0, floor=HEDGE_FLOOR)[1] is False
 
 
 MOVES = st.lists(st.tuples(st.sampled_from(["spend", "ok", "lost", "earn", "wait"]), st.floats(0, 30)), max_size=80)

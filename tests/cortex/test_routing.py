@@ -155,19 +155,18 @@ def test_an_estimate_alone_turns_nobody_away() -> None:
     assert isinstance(choose(ask(small, min_window=200), NOW), NoneLeft)
 
 
-def test_a_request_stays_in_its_zones_unless_the_user_named_the_lane() -> None:
-    cloud, home = view(A, zone="cloud"), view(B, State.OPEN, zone="on-prem")
-    zones = frozenset({"on-prem"})
-    ranked = ask(cloud, home, zones=zones)
-    assert verdicts(ranked) == [(B, "open"), (A, "unfit")]
-    assert "zone cloud" in ranked[1].reason
-    assert choose(ask(cloud, home, zones=zones, consented=frozenset({A})), NOW) == Pick(A)
-
-
-def test_absent_switched_off_and_unknown_lanes() -> None:
-    ranked = ask(view(A, present=False), view(B, enabled=False), tiers=((A, B, C),))
-    assert dict(verdicts(ranked)) == {A: "down", B: "off", C: "down"}
+def test_absent_and_switched_off_lanes() -> None:
+    ranked = ask(view(A, present=False), view(B, enabled=False), tiers=((A, B),))
+    assert dict(verdicts(ranked)) == {A: "down", B: "off"}
     assert choose(ranked, NOW, deadline=NOW + 9.0) == Wait(NOW + 9.0, ranked[0].reason, ranked[0].lane)
+
+
+def test_one_that_was_given_up_is_waited_for_only_if_it_comes_back_in_time() -> None:
+    ranked = ask(view(A, present=False, back=NOW + 5.0))
+    assert choose(ranked, NOW, deadline=NOW + 9.0) == Wait(NOW + 5.0, ranked[0].reason, A)
+    none = choose(ranked, NOW, deadline=NOW + 4.0)
+    assert isinstance(none, NoneLeft)
+    assert none.retry_after == 5.0
 
 
 # ---------------------------------------------------------------------------------------------------------- busy, gated
@@ -338,16 +337,15 @@ def views_of(draw: st.DrawFn, lanes: list[Lane]) -> dict[Lane, LaneView]:
         lane: LaneView(
             lane,
             draw(healths()),
-            zone=draw(st.sampled_from(["cloud", "on-prem"])),
             in_flight=draw(st.integers(0, 6)),
             limit=draw(st.none() | st.integers(1, 6)),
             trial_out=draw(st.booleans()),
             present=draw(st.integers(0, 9)) > 0,
+            back=draw(st.none() | st.floats(NOW, NOW + 200.0)),
             enabled=draw(st.integers(0, 9)) > 0,
             caps=Caps(draw(able), draw(able), draw(able), draw(st.none() | st.integers(1, 1000))),
         )
         for lane in lanes
-        if draw(st.integers(0, 9)) > 0
     }
 
 
@@ -367,8 +365,6 @@ def situations(draw: st.DrawFn) -> tuple[Needs, dict[Lane, LaneView], dict[Lane,
         output=draw(st.booleans()),
         est_tokens=draw(st.sampled_from([0, 0, 500])),
         min_window=draw(st.sampled_from([None, None, 300])),
-        zones=draw(st.sampled_from([None, None, frozenset({"on-prem"})])),
-        consented=frozenset(draw(st.lists(st.sampled_from(LANES), max_size=2))),
         replayable=draw(st.booleans()),
     )
     tried = {lane: draw(st.integers(0, 2)) for lane in lanes}
@@ -407,7 +403,6 @@ def test_i3_i22_what_is_picked_may_be_asked(
     assert tried[choice.lane] < 2
     assert not it.health.gated(NOW), "I15"
     assert it.health.cause is not Cause.OFF
-    assert needs.zones is None or it.zone in needs.zones or it.lane in needs.consented, "I22"
     for needed, able in ((needs.tools, it.caps.tools), (needs.images, it.caps.images), (needs.output, it.caps.schema)):
         assert not (needed and able is False), "I22"
     assert needs.min_window is None or it.caps.window is None or it.caps.window > needs.min_window
@@ -424,7 +419,7 @@ def test_somebody_who_could_serve_is_never_slept_past(
     needs, views, tried = situation
     able = Lane("able", "m", "m")
     needs = attrs.evolve(needs, tiers=(*needs.tiers, (able,)))
-    views, tried = {**views, able: view(able, zone="on-prem")}, {**tried, able: 0}
+    views, tried = {**views, able: view(able)}, {**tried, able: 0}
     ranked = rank(needs, views, tried, NOW, Random(seed))
     patient = choose(ranked, NOW, since=NOW, deadline=NOW + 100.0)
     if isinstance(patient, Wait):
@@ -448,7 +443,7 @@ def test_i21_names_do_not_matter(
 
     tiers = tuple(tuple(renamed(lane) for lane in tier) for tier in needs.tiers)
     other = rank(
-        attrs.evolve(needs, tiers=tiers, consented=frozenset(map(renamed, needs.consented))),
+        attrs.evolve(needs, tiers=tiers),
         {renamed(lane): attrs.evolve(it, lane=renamed(lane)) for lane, it in views.items()},
         {renamed(lane): count for lane, count in tried.items()},
         NOW,
