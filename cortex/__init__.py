@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     )
     from cortex.messages import Finish, Image, Message, Text, Thinking, ToolCall, ToolResult, Usage
     from cortex.policy import Policy
-    from cortex.reports import Plan, ProviderHealth
+    from cortex.reports import EngineHealth, Plan, ProviderHealth
     from cortex.results import Attempt, Chunk, Completion, Metadata, Response
     from cortex.session import Session
     from cortex.streams import Stream, SyncStream
@@ -72,6 +72,7 @@ __all__ = [
     "Engine",
     "EngineClosed",
     "EngineFailed",
+    "EngineHealth",
     "Finish",
     "Image",
     "Message",
@@ -133,6 +134,7 @@ _ROOMS = {
     "Plan": "reports",
     "Policy": "policy",
     "ProviderError": "errors",
+    "EngineHealth": "reports",
     "ProviderHealth": "reports",
     "ProviderTimeout": "errors",
     "ProviderUnavailable": "errors",

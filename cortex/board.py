@@ -36,6 +36,7 @@ class Board:
     snapshots: dict[str, Snapshot] = attrs.field(factory=dict)
     present: set[str] = attrs.field(factory=set)
     given_up: dict[str, float] = attrs.field(factory=dict)
+    abandoned_tools: int = 0
     clock: Clock | None = None
     configs: dict[str, ProviderConfig] = attrs.field(init=False)
 

@@ -42,7 +42,7 @@ from cortex.needs import needs_of
 from cortex.orchestrator import DELEGATE
 from cortex.policy import Policy
 from cortex.protocol import ByHand, Caller, Order, ProviderRecheck, ProviderSwitch, Sink, Turn
-from cortex.reports import Plan, ProviderHealth, health_of, plan
+from cortex.reports import EngineHealth, Plan, health_of, plan
 from cortex.results import Chunk, Completion
 from cortex.routing import Lane
 from cortex.streams import Stream, SyncStream
@@ -254,7 +254,7 @@ class Engine:
 
     # ---- looking
 
-    def health(self) -> dict[str, ProviderHealth]:
+    def health(self) -> EngineHealth:
         """Every provider's health, from any thread, without waiting: the newest published snapshots."""
         return health_of(self._board)
 

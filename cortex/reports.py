@@ -61,10 +61,21 @@ BREAKER: Mapping[str, float] = {
 }
 
 
-def health_of(board: Board) -> dict[str, ProviderHealth]:
-    """The report of every provider, in the order registered."""
+class EngineHealth(dict[str, ProviderHealth]):
+    """Every provider's report by its name, in the order registered.
+
+    `abandoned_tools`: sync tools that outlived their timeout since the engine began; a thread was left to each.
+    """
+
+    abandoned_tools: int = 0
+
+
+def health_of(board: Board) -> EngineHealth:
+    """The report of every provider."""
     now = board.now()
-    return {name: _provider(board, name, now) for name in board.configs}
+    report = EngineHealth({name: _provider(board, name, now) for name in board.configs})
+    report.abandoned_tools = board.abandoned_tools
+    return report
 
 
 def _provider(board: Board, name: str, now: float) -> ProviderHealth:

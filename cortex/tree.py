@@ -75,6 +75,7 @@ class Tree:
 
     def abandoned(self, tool: str) -> None:
         """A sync tool outlived its timeout: its thread goes on, nobody waits for it."""
+        self.board.abandoned_tools += 1
         logger.warning("tool %s did not end within its timeout; its thread was abandoned", tool)
 
     async def drain(self) -> None:

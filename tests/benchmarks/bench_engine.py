@@ -3,7 +3,8 @@
     python tests/benchmarks/bench_engine.py
 
     run      CPU of `session.run` under trio / a bare `httpx.AsyncClient` call, one in flight; the client's thread alone
-    import   wall time of `import cortex` / of importing trio, httpx and attrs, in fresh interpreters
+    import   wall time of `import cortex`, and of that with its engine (the package loads its rooms when they are first
+             used), / of importing trio, httpx and attrs; in fresh interpreters with compiled files
     drops    1,000 engines made and dropped: tasks, threads, descriptors and memory before and after
 
 These machines are noisy: baseline and subject alternate in rounds, and the median of the rounds counts.
@@ -75,17 +76,30 @@ async def bench_run(wall: FaultWall, rounds: int, calls: int) -> dict[str, float
 
 def bench_import(rounds: int) -> dict[str, float]:
     """Fresh interpreters, alternating."""
-    base, ours = [], []
+    statements = {
+        "base": "import trio, httpx, attrs",
+        "door": "import cortex",
+        "engine": "import cortex; cortex.Engine",
+    }
+    times: dict[str, list[float]] = {name: [] for name in statements}
+    for statement in statements.values():
+        _import_time(statement)  # writes the compiled files
     for _ in range(rounds):
-        base.append(_import_time("import trio, httpx, attrs"))
-        ours.append(_import_time("import cortex"))
-    ratio = statistics.median(b / a for a, b in zip(base, ours, strict=True))
-    return {"base_ms": statistics.median(base) * 1e3, "cortex_ms": statistics.median(ours) * 1e3, "ratio": ratio}
+        for name, statement in statements.items():
+            times[name].append(_import_time(statement))
+    medians = {name: statistics.median(each) for name, each in times.items()}
+    return {
+        **{f"{name}_ms": seconds * 1e3 for name, seconds in medians.items()},
+        "ratio": medians["door"] / medians["base"],
+        "engine_ratio": medians["engine"] / medians["base"],
+    }
 
 
 def _import_time(statement: str) -> float:
     code = f"import time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
-    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+    return float(done.stdout)
 
 
 def bench_drops(wall: FaultWall, engines: int) -> dict[str, float]:

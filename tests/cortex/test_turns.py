@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import attrs
@@ -12,6 +13,7 @@ import trio
 from cortex.errors import DeadlineExceeded, NoProviderLeft, ProviderUnavailable, StreamInterrupted
 from cortex.messages import Text, ToolResult
 from cortex.testing import Cut, Delay, Hang, Reply, Status, ToolCalls
+from cortex.tools import tool
 
 SPARE = "Hello from anthropic."
 OWN = "Hello from openai."
@@ -201,6 +203,22 @@ async def test_the_turns_deadline_ends_a_model_call_and_tells_the_trail(
             await session(engine, tools.weather).run("go", timeout=3)
         assert trio.current_time() <= 3.1
         assert [one.outcome for one in caught.value.attempts] == ["ok", "cancelled"]
+
+
+def test_a_sync_tool_that_outlives_its_timeout_is_counted(lab: Any) -> None:
+    release = threading.Event()
+
+    @tool(timeout=0.05)
+    def stuck() -> str:
+        """Stuck."""
+        release.wait(10)
+        return "late"
+
+    lab.primary.script(ToolCalls(("stuck", {})), Reply("done"))
+    with lab.engine(0) as engine:
+        assert session(engine, stuck).run_sync("go", system=1).content == "done"
+        assert engine.health().abandoned_tools == 1
+        release.set()
 
 
 # ------------------------------------------------------------------------------------------------------- escalation
