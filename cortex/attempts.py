@@ -28,6 +28,7 @@ from cortex.messages import (
     StreamEvent,
     TextDelta,
     ThinkingDelta,
+    Usage,
 )
 from cortex.needs import needs_of
 from cortex.outcomes import Cls, Outcome, Replay, classify, free_retry, same_lane_delay
@@ -51,11 +52,12 @@ JOIN_SECONDS = 2.0
 
 @attrs.frozen
 class Link:
-    """What an actor that makes model calls was given at birth."""
+    """What an actor that makes model calls was given at birth. `cost_of`: a lane, the model it reported, the tokens."""
 
     router: actors.ActorRef[Any]
     policy: Policy
     rng: Random
+    cost_of: Callable[[Lane, str | None, Usage], float | None]
     failed_over: Callable[[Attempt], None]
 
 
@@ -202,7 +204,7 @@ class _Course:
 
     def _note(self, lane: Lane, served: Served, waited: float) -> None:
         result = served.result
-        failure = result if isinstance(result, Failure) else None
+        failure, reported = (result, None) if isinstance(result, Failure) else (None, result.model_reported)
         attempt = Attempt(
             provider=lane.provider,
             model=lane.model,
@@ -213,6 +215,7 @@ class _Course:
             first_token=served.first_token,
             duration=served.duration,
             usage=result.usage,
+            cost_usd=self.link.cost_of(lane, reported, result.usage),
             request_id=result.request_id,
             reason=failure.message if failure is not None else "",
         )

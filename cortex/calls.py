@@ -165,6 +165,7 @@ def _metadata(result: TurnDone, started: float) -> Metadata:
         model_reported=answer.model_reported,
         tokens_used=usage.total,
         tokens_total=_sum(result.attempts).total,
+        cost_usd=_cost(result.attempts),
         usage=usage,
         finish_reason=str(answer.finish),
         raw_finish_reason=answer.raw_finish,
@@ -172,6 +173,13 @@ def _metadata(result: TurnDone, started: float) -> Metadata:
         attempts=result.attempts,
         notes=result.notes,
     )
+
+
+def _cost(attempts: Sequence[Attempt]) -> float | None:
+    """Of all that was counted; None where something of it has no known price, or nothing was counted."""
+    costs = [attempt.cost_usd for attempt in attempts if attempt.usage.total]
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if known and len(known) == len(costs) else None
 
 
 def _sum(attempts: Sequence[Attempt]) -> Usage:

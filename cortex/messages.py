@@ -131,13 +131,15 @@ class Request:
 class Usage:
     """Tokens as the vendor counted them; None where it said nothing.
 
-    `input_tokens` includes the cached ones, `output_tokens` the reasoning ones, whatever the vendor's own custom is.
+    `input_tokens` includes those read from a cache (`cached_tokens`) and those written to one, `output_tokens` the
+    reasoning ones, whatever the vendor's own custom is.
     """
 
     input_tokens: int | None = None
     output_tokens: int | None = None
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
+    cache_written_tokens: int | None = None
 
     @property
     def total(self) -> int:
@@ -151,6 +153,7 @@ class Usage:
             _plus(self.output_tokens, other.output_tokens),
             _plus(self.cached_tokens, other.cached_tokens),
             _plus(self.reasoning_tokens, other.reasoning_tokens),
+            _plus(self.cache_written_tokens, other.cache_written_tokens),
         )
 
 

@@ -15,7 +15,8 @@ class Attempt:
 
     `outcome` is the class of what happened (ok, caller, auth, billing, rate, overload, transient, config, local,
     cancelled); `kind` the finer word (None when ok). Times are in seconds: `waited` before it was sent, `first_token`
-    until the first piece of the answer, `duration` in all. `reason` is one line.
+    until the first piece of the answer, `duration` in all. `cost_usd` is None unless it is known (see `cortex.prices`).
+    `reason` is one line.
     """
 
     provider: str
@@ -27,6 +28,7 @@ class Attempt:
     first_token: float | None = None
     duration: float = 0.0
     usage: Usage = attrs.field(factory=Usage)
+    cost_usd: float | None = None
     request_id: str | None = None
     reason: str = ""
 
@@ -46,8 +48,9 @@ class Metadata:
 
     `model_used` is the name this engine asked for; `model_reported` the vendor's word. `latency_ms` is the wall clock
     of the whole call, failed attempts included. `tokens_used` counts input and output of the calls that served,
-    `tokens_total` also those that were lost. `cost_usd` is None unless it is known. `system`, `tools_called`,
-    `steps_taken` and `goal_progress` belong to a turn. `notes` says what of the request a dialect could not carry.
+    `tokens_total` also those that were lost, and so does `cost_usd`; None unless all of it is known. `system`,
+    `tools_called`, `steps_taken` and `goal_progress` belong to a turn. `notes` says what of the request a dialect could
+    not carry.
     """
 
     model_used: str

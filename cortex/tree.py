@@ -24,6 +24,7 @@ import httpx
 import trio
 
 import actors
+from cortex import prices
 from cortex.attempts import Link
 from cortex.board import Board
 from cortex.config import ProviderConfig, Settings
@@ -31,12 +32,14 @@ from cortex.errors import EngineClosed
 from cortex.events import EventHub, FailedOver, wall_clock
 from cortex.gate import Gate
 from cortex.host import TOOL_THREADS
+from cortex.messages import Usage
 from cortex.orchestrator import Orchestrator
 from cortex.policy import Policy
 from cortex.protocol import Snapshot
 from cortex.provider import Provider
 from cortex.results import Attempt
 from cortex.router import Router
+from cortex.routing import Lane
 from cortex.worker import Worker
 
 logger = logging.getLogger("cortex")
@@ -97,7 +100,8 @@ async def open_tree(
     policy = settings.policy
     async with actors.System("cortex", grace=policy.grace) as system:
         board.open(trio.lowlevel.current_clock())
-        link = _links(policy, hub)
+        prices.lists()  # loaded now, and not while the first answer waits
+        link = _links(settings, hub)
         providers = await system.start(actors.SupervisorSpec("providers", policy=FOREVER))
         router = await system.start(
             _permanent(
@@ -154,9 +158,15 @@ def _provider_spec(
     return spec
 
 
-def _links(policy: Policy, hub: EventHub) -> Callable[[actors.ActorRef[Any]], Link]:
+def _links(settings: Settings, hub: EventHub) -> Callable[[actors.ActorRef[Any]], Link]:
+    def cost_of(lane: Lane, reported: str | None, usage: Usage) -> float | None:
+        provider = settings.provider(lane.provider)
+        # A deployment's name at Azure is the user's own, and says nothing of the model.
+        names = (reported, lane.model if provider.kind == "azure" else lane.upstream)
+        return prices.cost_of(provider.base_url, filter(None, names), usage)
+
     def failed_over(attempt: Attempt) -> None:
         logger.info("failover to %s/%s: %s", attempt.provider, attempt.model, attempt.outcome)
         hub.emit(FailedOver(attempt.provider, attempt.model, attempt.outcome, wall_clock()))
 
-    return lambda router: Link(router, policy, Random(), failed_over)
+    return lambda router: Link(router, settings.policy, Random(), cost_of, failed_over)

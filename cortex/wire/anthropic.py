@@ -310,7 +310,11 @@ class AnthropicFold(Fold):
         written = self._counts.get("cache_creation_input_tokens")
         known = [number for number in (fresh, read, written) if number is not None]
         new = Usage(
-            sum(known) if known else None, self._counts.get("output_tokens"), read, self._counts.get("thinking")
+            input_tokens=sum(known) if known else None,
+            output_tokens=self._counts.get("output_tokens"),
+            cached_tokens=read,
+            reasoning_tokens=self._counts.get("thinking"),
+            cache_written_tokens=written,
         )
         self.draft.usage = newest(self.draft.usage, new)
 

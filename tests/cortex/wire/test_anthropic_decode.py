@@ -71,7 +71,7 @@ def test_a_whole_answer(reply: Any) -> None:
         ),
         Finish.TOOL_CALLS,
         "tool_use",
-        Usage(30, 9, 20),
+        Usage(30, 9, 20, cache_written_tokens=7),
         "claude-x",
         "req_1",
     )

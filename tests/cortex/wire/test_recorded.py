@@ -131,9 +131,10 @@ def expected_usage(case: dict[str, Any]) -> Usage | None:
         return None
     if case["dialect"] == "anthropic":
         cached = raw.get("cache_read_input_tokens")
-        known = [raw.get("input_tokens"), cached, raw.get("cache_creation_input_tokens")]
+        written = raw.get("cache_creation_input_tokens")
+        known = [raw.get("input_tokens"), cached, written]
         thought = (raw.get("output_tokens_details") or {}).get("thinking_tokens")
-        return Usage(sum(n for n in known if n is not None), raw.get("output_tokens"), cached, thought)
+        return Usage(sum(n for n in known if n is not None), raw.get("output_tokens"), cached, thought, written)
     if case["dialect"] == "gemini":
         thoughts, said = raw.get("thoughts_token_count"), raw.get("candidates_token_count")
         output = None if thoughts is None and said is None else (thoughts or 0) + (said or 0)
