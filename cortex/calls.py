@@ -22,10 +22,9 @@ Role = Literal["worker", "orchestrator"]
 
 
 class CallOptions(TypedDict, total=False):
-    """Options of `run` and its kin: see `Session.run`."""
+    """Options of `run` and its kin, beside `output_type`: see `Session.run`."""
 
     model: str | None
-    output_type: Any
     images: Sequence[Any]
     temperature: float | None
     max_tokens: int | None
@@ -59,11 +58,10 @@ _CALL = _TURN | frozenset(CompleteOptions.__annotations__)
 _CHECKED = frozenset({"temperature", "max_tokens", "timeout", "extra", "role", "model", "tool_choice"})
 
 
-def prepare(options: CallOptions, *, whole_turn: bool, system: object = None) -> Prepared:
+def prepare(options: CallOptions, output_type: Any, *, whole_turn: bool, system: object = None) -> Prepared:
     """Check the options of a turn, or of a single call. ConfigError names the option, its kind and the fix."""
     checks.known_keys("options", options, sorted(_TURN if whole_turn else _CALL))
     given = inputs.options(**{key: value for key, value in options.items() if key in _CHECKED}, system=system)
-    output_type = options.get("output_type")
     output = schema_of(output_type) if output_type is not None else None
     request = Request(
         messages=(),

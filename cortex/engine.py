@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeVar, Unpack, overload
 
 import attrs
 import httpx
@@ -51,6 +51,8 @@ from cortex.tree import Tree, open_tree
 from cortex.weights import WeightConfig
 
 logger = logging.getLogger("cortex")
+
+T = TypeVar("T")
 
 MAX_CHAINS = 1024
 """Chains remembered: one per role and model ever asked for, until there are too many."""
@@ -156,37 +158,87 @@ class Engine:
             checks.whole("history_limit", history_limit) if history_limit is not None else None,
         )
 
+    @overload
     async def complete(
-        self, messages: str | Sequence[Mapping[str, Any] | Message], **call: Unpack[CompleteOptions]
+        self,
+        messages: str | Sequence[Mapping[str, Any] | Message],
+        *,
+        output_type: type[T],
+        **call: Unpack[CompleteOptions],
+    ) -> Completion[T]: ...
+    @overload
+    async def complete(
+        self,
+        messages: str | Sequence[Mapping[str, Any] | Message],
+        *,
+        output_type: Any = None,
+        **call: Unpack[CompleteOptions],
+    ) -> Completion: ...
+    async def complete(
+        self,
+        messages: str | Sequence[Mapping[str, Any] | Message],
+        *,
+        output_type: Any = None,
+        **call: Unpack[CompleteOptions],
     ) -> Completion:
         """One routed call without a session. Tools are offered to the model and its calls returned; none is run.
 
         `messages`: a text, or dicts with role and content, or `Message`s. Raises as `Session.run` does.
         """
-        asked = self._asked(messages, call)
+        asked = self._asked(messages, output_type, call)
         return await self.host.call(lambda tree, caller: self._complete(tree, caller, asked, None))
 
+    @overload
     def complete_sync(
-        self, messages: str | Sequence[Mapping[str, Any] | Message], **call: Unpack[CompleteOptions]
+        self,
+        messages: str | Sequence[Mapping[str, Any] | Message],
+        *,
+        output_type: type[T],
+        **call: Unpack[CompleteOptions],
+    ) -> Completion[T]: ...
+    @overload
+    def complete_sync(
+        self,
+        messages: str | Sequence[Mapping[str, Any] | Message],
+        *,
+        output_type: Any = None,
+        **call: Unpack[CompleteOptions],
+    ) -> Completion: ...
+    def complete_sync(
+        self,
+        messages: str | Sequence[Mapping[str, Any] | Message],
+        *,
+        output_type: Any = None,
+        **call: Unpack[CompleteOptions],
     ) -> Completion:
         """`complete` for plain threads."""
-        asked = self._asked(messages, call)
+        asked = self._asked(messages, output_type, call)
         return self.host.call_sync(lambda tree, caller: self._complete(tree, caller, asked, None), "complete")
 
-    def stream(self, messages: str | Sequence[Mapping[str, Any] | Message], **call: Unpack[CompleteOptions]) -> Stream:
+    def stream(
+        self,
+        messages: str | Sequence[Mapping[str, Any] | Message],
+        *,
+        output_type: Any = None,
+        **call: Unpack[CompleteOptions],
+    ) -> Stream:
         """`complete` as a stream of chunks; it begins with the first one asked for. The last chunk is `final`."""
-        asked = self._asked(messages, call)
+        asked = self._asked(messages, output_type, call)
         return Stream(lambda: self.host.stream(self._streamed(asked)))
 
     def stream_sync(
-        self, messages: str | Sequence[Mapping[str, Any] | Message], **call: Unpack[CompleteOptions]
+        self,
+        messages: str | Sequence[Mapping[str, Any] | Message],
+        *,
+        output_type: Any = None,
+        **call: Unpack[CompleteOptions],
     ) -> SyncStream:
         """`stream` for plain threads."""
-        asked = self._asked(messages, call)
+        asked = self._asked(messages, output_type, call)
         return SyncStream(lambda: self.host.stream_sync(self._streamed(asked), "stream"))
 
-    def _asked(self, messages: object, call: CompleteOptions) -> _Asked:
-        prepared = prepare(call, whole_turn=False)
+    def _asked(self, messages: object, output_type: object, call: CompleteOptions) -> _Asked:
+        prepared = prepare(call, output_type, whole_turn=False)
         system, conversation = inputs.conversation(messages, images=call.get("images", ()))
         request = attrs.evolve(
             prepared.request,

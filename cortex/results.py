@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import attrs
 
 from cortex.messages import Kind, ToolCall, ToolResult, Usage
+
+if TYPE_CHECKING:
+    import typing_extensions
+
+    # A default, so that `Response` alone may be written where nobody asked for an output type (Python 3.13 has it).
+    T_co = typing_extensions.TypeVar("T_co", covariant=True, default=Any)
+else:
+    T_co = TypeVar("T_co", covariant=True)
 
 
 @attrs.frozen
@@ -80,13 +88,13 @@ class Metadata:
 
 
 @attrs.frozen
-class Completion:
+class Completion(Generic[T_co]):
     """The answer of one routed call. `output` is the answer parsed to the `output_type` that was asked for."""
 
     content: str
     metadata: Metadata
     thinking: str = ""
-    output: Any = None
+    output: T_co = None  # type: ignore[assignment]  # without an output type it is None
     tool_calls: tuple[ToolCall, ...] = ()
 
     def __repr__(self) -> str:
@@ -94,7 +102,7 @@ class Completion:
 
 
 @attrs.frozen(repr=False)
-class Response(Completion):
+class Response(Completion[T_co]):
     """The answer of a session's turn; `tool_results` are those of the tools it ran, in order."""
 
     tool_results: tuple[ToolResult, ...] = ()

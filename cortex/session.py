@@ -10,7 +10,7 @@ A session has no task and no entry in the engine: dropping it is closing it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 import attrs
 import trio
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from cortex.agent import Agent
 
 System = Literal[1, 2]
+T = TypeVar("T")
 
 
 @attrs.frozen
@@ -102,41 +103,106 @@ class Session:
 
     # ---- running turns
 
+    @overload
     async def run(
-        self, message: str | Message, *, system: System | None = None, retry: bool = False, **call: Unpack[CallOptions]
+        self,
+        message: str | Message,
+        *,
+        output_type: type[T],
+        system: System | None = None,
+        retry: bool = False,
+        **call: Unpack[CallOptions],
+    ) -> Response[T]: ...
+    @overload
+    async def run(
+        self,
+        message: str | Message,
+        *,
+        output_type: Any = None,
+        system: System | None = None,
+        retry: bool = False,
+        **call: Unpack[CallOptions],
+    ) -> Response: ...
+    async def run(
+        self,
+        message: str | Message,
+        *,
+        output_type: Any = None,
+        system: System | None = None,
+        retry: bool = False,
+        **call: Unpack[CallOptions],
     ) -> Response:
         """Run one turn and give its answer.
 
         `system` forces System 1 (the worker's model answers) or 2 (the orchestrator's, which may delegate); None lets
         triage decide. `retry` uses the results of tools that ran in a failed turn of this very message.
-        Options: `model`, `output_type`, `images`, `temperature`, `max_tokens`, `timeout` (seconds), `extra`.
+        `output_type`: a type or a JSON schema; the answer is parsed to it, and repaired once, as `output`.
+        Options: `model`, `images`, `temperature`, `max_tokens`, `timeout` (seconds), `extra`.
 
         Raises ConfigError for bad input, a ProviderError that says who failed and why, DeadlineExceeded, QueueFull,
         SessionBusy from inside this session's own turn, EngineClosed. Two sessions whose tools run each other wait for
         each other until a tool's timeout ends that.
         """
-        given = self._validated(message, system, retry, call)
+        given = self._validated(message, system, retry, output_type, call)
         return await self._engine.host.call(lambda tree, caller: self._turn(tree, caller, given, None))
 
+    @overload
     def run_sync(
-        self, message: str | Message, *, system: System | None = None, retry: bool = False, **call: Unpack[CallOptions]
+        self,
+        message: str | Message,
+        *,
+        output_type: type[T],
+        system: System | None = None,
+        retry: bool = False,
+        **call: Unpack[CallOptions],
+    ) -> Response[T]: ...
+    @overload
+    def run_sync(
+        self,
+        message: str | Message,
+        *,
+        output_type: Any = None,
+        system: System | None = None,
+        retry: bool = False,
+        **call: Unpack[CallOptions],
+    ) -> Response: ...
+    def run_sync(
+        self,
+        message: str | Message,
+        *,
+        output_type: Any = None,
+        system: System | None = None,
+        retry: bool = False,
+        **call: Unpack[CallOptions],
     ) -> Response:
         """`run` for plain threads. Inside a running event loop it is a ConfigError: await `run` there."""
-        given = self._validated(message, system, retry, call)
+        given = self._validated(message, system, retry, output_type, call)
         return self._engine.host.call_sync(lambda tree, caller: self._turn(tree, caller, given, None), "run")
 
     def run_stream(
-        self, message: str | Message, *, system: System | None = None, retry: bool = False, **call: Unpack[CallOptions]
+        self,
+        message: str | Message,
+        *,
+        output_type: Any = None,
+        system: System | None = None,
+        retry: bool = False,
+        **call: Unpack[CallOptions],
     ) -> Stream:
         """`run` as a stream of chunks; the turn begins with the first one asked for. The last chunk is `final`."""
-        given = self._validated(message, system, retry, call)
+        given = self._validated(message, system, retry, output_type, call)
         return Stream(lambda: self._engine.host.stream(self._streamed(given)))
 
     def run_stream_sync(
-        self, message: str | Message, *, system: System | None = None, retry: bool = False, **call: Unpack[CallOptions]
+        self,
+        message: str | Message,
+        *,
+        output_type: Any = None,
+        system: System | None = None,
+        retry: bool = False,
+        **call: Unpack[CallOptions],
     ) -> SyncStream:
         """`run_stream` for plain threads."""
-        given = self._validated(message, system, retry, call)
+        given = self._validated(message, system, retry, output_type, call)
         return SyncStream(lambda: self._engine.host.stream_sync(self._streamed(given), "run_stream"))
 
     async def run_agentic(self, goal: str, max_steps: int = 100, timeout: float | None = None) -> AgenticResult:
@@ -148,12 +214,14 @@ class Session:
         self.set_goal(goal)
         return await pursue(self, goal, checks.whole("max_steps", max_steps, low=3), checked.timeout)
 
-    def _validated(self, message: object, system: object, retry: object, call: CallOptions) -> _Input:
+    def _validated(
+        self, message: object, system: object, retry: object, output_type: object, call: CallOptions
+    ) -> _Input:
         if self._closed:
             raise EngineClosed(f"session {self.session_id} is closed; start a new one")
         if not isinstance(retry, bool):
             raise ConfigError(f"retry: must be True or False, not {checks.kind(retry)}")
-        prepared = prepare(call, whole_turn=True, system=system)
+        prepared = prepare(call, output_type, whole_turn=True, system=system)
         if prepared.model is not None:
             self._engine.chain("worker", prepared.model)  # an unknown model is an error of this very line
         return _Input(inputs.message(message, images=call.get("images", ())), retry, prepared)

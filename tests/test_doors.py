@@ -70,3 +70,32 @@ def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
         cls = getattr(cortex.errors, name)
         assert issubclass(cls, cortex.CortexError)
         assert name in drawn
+
+
+TYPED = """
+import attrs, cortex
+from typing import assert_type
+
+@attrs.frozen
+class City:
+    name: str
+
+def use(engine: cortex.Engine) -> cortex.Response:
+    session = engine.create_agent("a").start_session()
+    assert_type(engine.complete_sync("x", output_type=City).output, City)
+    assert_type(session.run_sync("x", output_type=list[int], temperature=0.1).output, list[int])
+    return session.run_sync("x", output_type={"type": "object"})
+
+async def wait(engine: cortex.Engine) -> City:
+    answer = await engine.complete("x", output_type=City)
+    return answer.output
+"""
+
+
+@pytest.mark.slow
+def test_an_output_has_the_type_that_was_asked_for(tmp_path: Path) -> None:
+    api = pytest.importorskip("mypy.api", reason="mypy comes with the extra `dev`")
+    file = tmp_path / "typed.py"
+    file.write_text(TYPED)
+    report, _, code = api.run(["--strict", "--cache-dir", str(tmp_path), str(file)])
+    assert code == 0, report
