@@ -41,7 +41,7 @@ class Vendor:
     options: frozenset[str] = frozenset()
 
 
-_OPENAI: Final = {"chat": "openai_chat"}
+_OPENAI: Final = {"chat": "openai_chat", "responses": "openai_responses"}
 
 VENDORS: Final[Mapping[str, Vendor]] = {
     "openai": Vendor(
@@ -197,7 +197,7 @@ def _kind(field: str, name: str, given: Mapping[str, Any]) -> catalog.Kind:
 
 
 def _known_keys(field: str, kind: str, given: Iterable[str]) -> None:
-    known = [*_COMMON, *(["api"] if "chat" in VENDORS[kind].apis else []), *sorted(VENDORS[kind].options)]
+    known = [*_COMMON, *(["api"] if len(VENDORS[kind].apis) > 1 else []), *sorted(VENDORS[kind].options)]
     for key in given:
         if key in _OPTIONS and key not in known:
             kinds = checks.listed(name for name, vendor in VENDORS.items() if key in vendor.options)

@@ -97,16 +97,19 @@ class Draft:
         shown = self._run("thinking").add(piece) if piece else ""
         return [ThinkingDelta(shown)] if shown else []
 
-    def begin_thinking(self) -> None:
+    def begin_thinking(self) -> Run:
         """A block of thinking begins: what comes now is not part of the one before."""
-        self._parts.append(Run("thinking"))
+        run = Run("thinking")
+        self._parts.append(run)
+        return run
 
-    def sign(self, signature: str) -> list[StreamEvent]:
-        """The signature of the thinking so far, or a piece of it; it ends its run."""
+    def sign(self, signature: str, run: Run | None = None) -> list[StreamEvent]:
+        """The signature of `run` (None: of the thinking so far), or a piece of it; it ends its run."""
         if not signature:
             return []
         last = self._parts[-1] if self._parts else None
-        run = last if isinstance(last, Run) and last.kind == "thinking" else self._run("thinking")
+        if run is None:
+            run = last if isinstance(last, Run) and last.kind == "thinking" else self._run("thinking")
         run.signature += signature
         return [Progress()]
 

@@ -9,7 +9,6 @@ without a finish reason ends an answer too, when there is one: some gateways los
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
 
 from cortex.messages import (
     Answer,
@@ -27,11 +26,11 @@ from cortex.messages import (
     ToolResult,
     Usage,
 )
-from cortex.wire.codec import HttpCall, HttpReply, Target, Wire, get, post
+from cortex.wire.codec import HttpCall, HttpReply, Target, Wire, post
 from cortex.wire.draft import OpenCall, newest
-from cortex.wire.faults import Rules, phrase
 from cortex.wire.history import History, Turn, tidy
-from cortex.wire.openai_rows import Row, is_azure, is_strict, row_of
+from cortex.wire.openai_common import RULES, address, auth, image_url, named_schema, probe, system_of
+from cortex.wire.openai_rows import Row, row_of
 from cortex.wire.stream import Fold, StreamDecoder, decode_with
 from cortex.wire.values import (
     arguments_of,
@@ -39,52 +38,9 @@ from cortex.wire.values import (
     as_dict,
     as_list,
     as_text,
-    base64_of,
     count,
     dumps,
     loads,
-    media_type,
-)
-
-AZURE_API_VERSION = "2024-10-21"  # https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle
-
-RULES = Rules(
-    # https://platform.openai.com/docs/guides/error-codes, learn.microsoft.com/azure/ai-foundry/openai/reference
-    codes={
-        "insufficient_quota": Kind.QUOTA,
-        "billing_hard_limit_reached": Kind.QUOTA,
-        "billing_not_active": Kind.QUOTA,
-        "credit_balance_exhausted": Kind.QUOTA,
-        "organization_spend_limit_exceeded": Kind.QUOTA,
-        "project_spend_limit_exceeded": Kind.QUOTA,
-        "organization_usage_limit_exceeded": Kind.QUOTA,
-        "context_length_exceeded": Kind.CONTEXT,
-        "exceed_context_size_error": Kind.CONTEXT,
-        "too_many_prompt_tokens": Kind.CONTEXT,
-        "string_above_max_length": Kind.CONTEXT,
-        "content_policy_violation": Kind.CONTENT,
-        "content_filter": Kind.CONTENT,
-        "responsibleaipolicyviolation": Kind.CONTENT,
-        "model_not_found": Kind.MODEL_GONE,
-        "model_decommissioned": Kind.MODEL_GONE,
-        "deploymentnotfound": Kind.MODEL_GONE,
-        "invalid_api_key": Kind.CREDENTIAL,
-        "unsupported_country_region_territory": Kind.REGION,
-        "invalid_encrypted_content": Kind.SIGNATURE,
-        "slow_down": Kind.OVERLOADED,
-        "server_is_overloaded": Kind.OVERLOADED,
-    },
-    inband={
-        "invalid_request_error": Kind.BAD_REQUEST,
-        "badrequesterror": Kind.BAD_REQUEST,
-        "authentication_error": Kind.CREDENTIAL,
-        "rate_limit_exceeded": Kind.RATE_LIMIT,
-        "rate_limit_error": Kind.RATE_LIMIT,
-        "tokens": Kind.RATE_LIMIT,
-        "requests": Kind.RATE_LIMIT,
-        "server_error": Kind.TRANSIENT,
-    },
-    phrases=(phrase(Kind.QUOTA, "429", "exceeded your current quota"),),
 )
 
 FINISH = {
@@ -123,7 +79,8 @@ def encode(request: Request, target: Target) -> HttpCall:
         if request.tool_choice is not None:
             body["tool_choice"] = _choice(request.tool_choice)
     if request.output:
-        body["response_format"] = _response_format(request, row)
+        schema = {"type": "json_schema", "json_schema": named_schema(request.output, row)}
+        body["response_format"] = schema if row.json_schema else {"type": "json_object"}
     if request.temperature is not None:
         if row.fixes_temperature(target.model):
             notes.append("temperature was left out: this model takes only its own")
@@ -135,59 +92,15 @@ def encode(request: Request, target: Target) -> HttpCall:
         body["stream"] = True
         if row.stream_usage:
             body["stream_options"] = {"include_usage": True}
-    return post(_url(target, "/chat/completions"), _auth(target), body, request, target, notes)
-
-
-def probe(target: Target) -> HttpCall:
-    """Ask for the list of models: costs no token."""
-    return get(_url(target, "/models"), _auth(target), target)
-
-
-def _url(target: Target, path: str) -> str:
-    """Azure knows three layouts: a deployment's own address, the resource's, and the newer /v1, which is OpenAI's."""
-    base = target.base_url
-    if not is_azure(target):
-        return base + path
-    version = target.options.get("api_version")
-    if base.endswith(("/v1", "/models")):  # the second: Azure AI's inference endpoint
-        base = base.removesuffix("/models") if path == "/models" else base
-        return base + path + (f"?api-version={version}" if version else "")
-    root, deployments, _ = base.partition("/deployments/")
-    root = root if root.endswith("/openai") else root + "/openai"
-    if path != "/models":
-        root = base if deployments else f"{root}/deployments/{quote(target.model, safe='')}"
-    return f"{root}{path}?api-version={version or AZURE_API_VERSION}"
-
-
-def _auth(target: Target) -> dict[str, str]:
-    if is_azure(target):
-        return {"api-key": target.api_key} if target.api_key else {}
-    headers = {"authorization": f"Bearer {target.api_key}"} if target.api_key else {}
-    for option in ("organization", "project"):
-        if target.options.get(option):
-            headers[f"openai-{option}"] = str(target.options[option])
-    return headers
+    return post(address(target, "/chat/completions"), auth(target), body, request, target, notes)
 
 
 def _choice(choice: str) -> str | dict[str, Any]:
     return choice if choice in ("none", "required") else {"type": "function", "function": {"name": choice}}
 
 
-def _response_format(request: Request, row: Row) -> dict[str, Any]:
-    assert request.output
-    if not row.json_schema:
-        return {"type": "json_object"}
-    schema: dict[str, Any] = {"name": row.safe_name(request.output.name), "schema": request.output.schema}
-    if is_strict(request.output.schema):
-        schema["strict"] = True
-    return {"type": "json_schema", "json_schema": schema}
-
-
 def _messages(request: Request, history: History, row: Row, notes: list[str]) -> list[dict[str, Any]]:
-    system = history.system
-    if request.output and not row.json_schema:  # the server knows no schema: the model is told it
-        told = dumps(request.output.schema).decode()
-        system = f"{system}\n\nAnswer with one JSON object that satisfies this JSON schema: {told}".strip()
+    system = system_of(request, history, row)
     messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     for index, turn in enumerate(history.turns):
         if turn.role == "assistant":
@@ -209,8 +122,7 @@ def _user_content(parts: tuple[Part, ...]) -> str | list[dict[str, Any]]:
         if isinstance(part, Text):
             content.append({"type": "text", "text": part.text})
         elif isinstance(part, Image):
-            url = f"data:{media_type(part)};base64,{base64_of(part)}" if part.data else part.url
-            content.append({"type": "image_url", "image_url": {"url": url}})
+            content.append({"type": "image_url", "image_url": {"url": image_url(part)}})
     return content
 
 

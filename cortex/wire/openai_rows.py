@@ -15,6 +15,8 @@ from cortex.wire.values import as_dict, as_list, id_grammar
 
 # These count hidden reasoning, so they refuse `max_tokens`: https://platform.openai.com/docs/guides/reasoning
 _REASONING = re.compile(r"o[1-9]|gpt-[5-9]")
+# And the Responses API gives it encrypted, if asked; a chat model refuses to be asked.
+_ENCRYPTS = re.compile(r"o[1-9]|gpt-[5-9](?!.*-chat)|grok-[4-9](?!.*non-reasoning)")
 # And these of them take no temperature (those from gpt-5.1 on do, as long as they do not reason).
 _FIXED_TEMPERATURE = re.compile(r"o[1-9]|gpt-5(?!-chat|\.)")
 _ANY_ID = id_grammar(r".{1,64}", "call_", 29)
@@ -24,13 +26,15 @@ _ANY_ID = id_grammar(r".{1,64}", "call_", 29)
 class Row:
     """A server. `host`: its name or the end of it.
 
-    `names_reasoning_models`: model names mean what they mean at OpenAI. `stream_usage`: knows
+    `names_reasoning_models`: model names mean what they mean at OpenAI. `encrypts`: gives encrypted reasoning, to be
+    brought back, where the model's name tells that it reasons. `stream_usage`: knows
     `stream_options.include_usage`. `json_schema`: knows it as a response format. `thinking_field`: takes the thinking
     of a running tool loop back in this field. `call_id`: its grammar of call ids.
     """
 
     host: str
     names_reasoning_models: bool = False
+    encrypts: bool = False
     stream_usage: bool = True
     json_schema: bool = True
     thinking_field: str | None = None
@@ -44,6 +48,10 @@ class Row:
         """Whether this model refuses a temperature."""
         return self.names_reasoning_models and bool(_FIXED_TEMPERATURE.match(model))
 
+    def encrypts_reasoning(self, model: str) -> bool:
+        """Whether this model can be asked for its reasoning, encrypted."""
+        return self.encrypts and bool(_ENCRYPTS.match(model))
+
     @staticmethod
     def safe_name(name: str) -> str:
         """A schema's name in the grammar of names."""
@@ -54,11 +62,13 @@ _MISTRAL_ID = id_grammar(r"[a-zA-Z0-9]{9}", "", 9)
 
 _OPENAI_ID = id_grammar(r".{1,40}", "call_", 29)
 
-AZURE = Row("azure.com", names_reasoning_models=True, call_id=_OPENAI_ID)
+AZURE = Row("azure.com", names_reasoning_models=True, encrypts=True, call_id=_OPENAI_ID)
 ROWS = (
-    Row("api.openai.com", names_reasoning_models=True, call_id=_OPENAI_ID),
+    Row("api.openai.com", names_reasoning_models=True, encrypts=True, call_id=_OPENAI_ID),
     # https://docs.mistral.ai/api: usage comes unasked and the option is refused; a call's id has nine characters.
     Row("mistral.ai", stream_usage=False, call_id=_MISTRAL_ID),
+    # https://docs.x.ai/docs/guides/reasoning
+    Row("x.ai", encrypts=True),
     # https://api-docs.deepseek.com/guides/json_mode and .../thinking_mode
     Row("deepseek.com", json_schema=False, thinking_field="reasoning_content"),
     # https://platform.moonshot.ai/docs/guide/use-kimi-k2-thinking-model

@@ -339,8 +339,8 @@ def test_all_fields_together() -> None:
         ("zone", 5, "not int"),
         ("enabled", "yes", "must be True or False, not str"),
         ("organization", 5, "not int"),
-        ("api", "completions", "must be one of chat"),
-        ("api", 5, "must be one of chat, not int"),
+        ("api", "completions", "must be one of chat, responses"),
+        ("api", 5, "must be one of chat, responses, not int"),
     ],
 )
 def test_a_wrong_field_is_named_and_no_secret_shown(field: str, value: object, match: str) -> None:
@@ -407,3 +407,17 @@ def test_every_api_means_a_dialect_that_exists() -> None:
     for vendor in VENDORS.values():
         assert vendor.apis
         assert set(vendor.apis.values()) <= set(WIRES)
+
+
+@pytest.mark.parametrize("name", ["openai", "azure", "local"])
+def test_who_speaks_openai_speaks_both_its_dialects(name: str) -> None:
+    config = {"api_key": KEY, "base_url": "https://h/v1"}
+    assert make(name, **config).wire == make(name, **config, api="chat").wire == "openai_chat"
+    assert make(name, **config, api="responses").wire == "openai_responses"
+
+
+@pytest.mark.parametrize("name", ["anthropic", "gemini"])
+def test_who_has_one_dialect_has_nothing_to_choose(name: str) -> None:
+    assert make(name, api_key=KEY).wire == name
+    with pytest.raises(ConfigError, match=rf"providers\.{name}.*api"):
+        make(name, api_key=KEY, api="responses")

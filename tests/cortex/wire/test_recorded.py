@@ -17,6 +17,7 @@ from cortex.wire.codec import HttpReply, Target
 DIALECTS = {
     "openai_chat": "openai_chat",
     "openai_compat": "openai_chat",
+    "openai_responses": "openai_responses",
     "azure_openai": "openai_chat",
     "anthropic": "anthropic",
     "gemini": "gemini",
@@ -50,6 +51,18 @@ KINDS = {  # what each recorded error is
     "openai_compat/proxy-json-error502-01": Kind.TRANSIENT,
     "openai_compat/vllm-json-error400-02": Kind.BAD_REQUEST,
     "openai_compat/vllm-json-error404-02": Kind.MODEL_GONE,
+    "openai_responses/deepseek-json-error400-01": Kind.BAD_REQUEST,
+    "openai_responses/openai-json-error400-03": Kind.BAD_REQUEST,
+    "openai_responses/openai-json-error400-05": Kind.SIGNATURE,
+    "openai_responses/openai-json-error400-06": Kind.MODEL_GONE,
+    "openai_responses/openai-json-error400-08": Kind.BAD_REQUEST,
+    "openai_responses/openai-json-error401-01": Kind.CREDENTIAL,
+    "openai_responses/openai-json-error429-01": Kind.QUOTA,
+    "openai_responses/openai-sse-error400-01": Kind.BAD_REQUEST,
+    "openai_responses/openai-sse-stream_error-01": Kind.QUOTA,
+    "openai_responses/openai-sse-stream_error-02": Kind.OVERLOADED,
+    "openai_responses/openai-sse-stream_error-03": Kind.OVERLOADED,
+    "openai_responses/xai-json-error400-01": Kind.CREDENTIAL,
     "azure_openai/azure-json-error400-01": Kind.CONTENT,
     "azure_openai/azure-json-error404-01": Kind.MODEL_GONE,
     "azure_openai/azure-json-error404-02": Kind.ROUTE_GONE,
@@ -139,6 +152,10 @@ def expected_usage(case: dict[str, Any]) -> Usage | None:
         thoughts, said = raw.get("thoughts_token_count"), raw.get("candidates_token_count")
         output = None if thoughts is None and said is None else (thoughts or 0) + (said or 0)
         return Usage(raw.get("prompt_token_count"), output, raw.get("cached_content_token_count"), thoughts)
+    if case["dialect"] == "openai_responses":
+        cached = (raw.get("input_tokens_details") or {}).get("cached_tokens")
+        reasoning = (raw.get("output_tokens_details") or {}).get("reasoning_tokens")
+        return Usage(raw.get("input_tokens"), raw.get("output_tokens"), cached, reasoning)
     reasoning = (raw.get("completion_tokens_details") or {}).get("reasoning_tokens")
     cached = (raw.get("prompt_tokens_details") or {}).get("cached_tokens", raw.get("prompt_cache_hit_tokens"))
     output = expect["output_tokens"] + (reasoning if case["provider"] == "xai" else 0)
@@ -182,6 +199,8 @@ def terminal_at(dialect: str, body: bytes) -> int:
         return len(body)
     if dialect == "anthropic":
         mark = re.search(rb"event: message_stop", body)
+    elif dialect == "openai_responses":
+        mark = re.search(rb'"type": ?"response\.(completed|incomplete)"', body)
     elif dialect == "gemini":
         mark = re.search(rb'"finishReason": ?"', body)
     else:

@@ -1,0 +1,120 @@
+"""What the two dialects of OpenAI share: where a call goes, how it is let in, what their errors mean."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from cortex.messages import Image, Kind, OutputSchema, Request
+from cortex.wire.codec import HttpCall, Target, get
+from cortex.wire.faults import Rules, phrase
+from cortex.wire.history import History
+from cortex.wire.openai_rows import Row, is_azure, is_strict
+from cortex.wire.values import base64_of, dumps, media_type
+
+AZURE_API_VERSION = "2024-10-21"  # https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle
+
+RULES = Rules(
+    # https://platform.openai.com/docs/guides/error-codes, learn.microsoft.com/azure/ai-foundry/openai/reference
+    codes={
+        "insufficient_quota": Kind.QUOTA,
+        "billing_hard_limit_reached": Kind.QUOTA,
+        "billing_not_active": Kind.QUOTA,
+        "credit_balance_exhausted": Kind.QUOTA,
+        "organization_spend_limit_exceeded": Kind.QUOTA,
+        "project_spend_limit_exceeded": Kind.QUOTA,
+        "organization_usage_limit_exceeded": Kind.QUOTA,
+        "context_length_exceeded": Kind.CONTEXT,
+        "exceed_context_size_error": Kind.CONTEXT,
+        "too_many_prompt_tokens": Kind.CONTEXT,
+        "string_above_max_length": Kind.CONTEXT,
+        "content_policy_violation": Kind.CONTENT,
+        "content_filter": Kind.CONTENT,
+        "responsibleaipolicyviolation": Kind.CONTENT,
+        "image_content_policy_violation": Kind.CONTENT,
+        "misalignment_policy_violation": Kind.CONTENT,
+        "bio_policy": Kind.CONTENT,
+        "invalid_prompt": Kind.CONTENT,
+        "model_not_found": Kind.MODEL_GONE,
+        "model_decommissioned": Kind.MODEL_GONE,
+        "deploymentnotfound": Kind.MODEL_GONE,
+        "invalid_api_key": Kind.CREDENTIAL,
+        "unsupported_country_region_territory": Kind.REGION,
+        "data_residency_mismatch": Kind.REGION,
+        "invalid_encrypted_content": Kind.SIGNATURE,
+        "slow_down": Kind.OVERLOADED,
+        "server_is_overloaded": Kind.OVERLOADED,
+    },
+    inband={
+        "invalid_request_error": Kind.BAD_REQUEST,
+        "badrequesterror": Kind.BAD_REQUEST,
+        "authentication_error": Kind.CREDENTIAL,
+        "rate_limit_exceeded": Kind.RATE_LIMIT,
+        "rate_limit_error": Kind.RATE_LIMIT,
+        "tokens": Kind.RATE_LIMIT,
+        "requests": Kind.RATE_LIMIT,
+        "server_error": Kind.TRANSIENT,
+        "service_unavailable_error": Kind.OVERLOADED,
+    },
+    phrases=(
+        phrase(Kind.QUOTA, "429", "exceeded your current quota"),
+        # A reasoning item that cannot be read again where it stands.
+        phrase(Kind.SIGNATURE, "400 404", r"'reasoning' was provided without|required 'reasoning' item"),
+    ),
+)
+
+
+def address(target: Target, path: str) -> str:
+    """The URL of "/chat/completions", "/responses" or "/models".
+
+    Azure knows three layouts: a deployment's own address, the resource's, and the newer /v1, which is OpenAI's.
+    """
+    base = target.base_url
+    if not is_azure(target):
+        return base + path
+    version = target.options.get("api_version")
+    if base.endswith(("/v1", "/models")):  # the second: Azure AI's inference endpoint
+        base = base.removesuffix("/models") if path == "/models" else base
+        return base + path + (f"?api-version={version}" if version else "")
+    root, deployments, _ = base.partition("/deployments/")
+    root = root if root.endswith("/openai") else root + "/openai"
+    if path == "/responses" and not version:  # of no deployment, and no longer dated
+        return f"{root}/v1{path}"
+    if path == "/chat/completions":
+        root = base if deployments else f"{root}/deployments/{quote(target.model, safe='')}"
+    return f"{root}{path}?api-version={version or AZURE_API_VERSION}"
+
+
+def auth(target: Target) -> dict[str, str]:
+    """The headers that let a call in. Options: `organization`, `project`."""
+    if is_azure(target):
+        return {"api-key": target.api_key} if target.api_key else {}
+    headers = {"authorization": f"Bearer {target.api_key}"} if target.api_key else {}
+    for option in ("organization", "project"):
+        if target.options.get(option):
+            headers[f"openai-{option}"] = str(target.options[option])
+    return headers
+
+
+def probe(target: Target) -> HttpCall:
+    """Ask for the list of models: costs no token."""
+    return get(address(target, "/models"), auth(target), target)
+
+
+def system_of(request: Request, history: History, row: Row) -> str:
+    """The system prompt; where the server knows no schema, the model is told it there."""
+    if not request.output or row.json_schema:
+        return history.system
+    told = dumps(request.output.schema).decode()
+    return f"{history.system}\n\nAnswer with one JSON object that satisfies this JSON schema: {told}".strip()
+
+
+def named_schema(output: OutputSchema, row: Row) -> dict[str, Any]:
+    """The schema of a structured answer, strict where it can be."""
+    schema: dict[str, Any] = {"name": row.safe_name(output.name), "schema": output.schema}
+    return {**schema, "strict": True} if is_strict(output.schema) else schema
+
+
+def image_url(image: Image) -> str:
+    """An image as a URL, with its bytes in it if there are any."""
+    return f"data:{media_type(image)};base64,{base64_of(image)}" if image.data else image.url or ""
