@@ -1,4 +1,4 @@
-"""The command line: `cortex demo`, `cortex ask`, `cortex explain`.
+"""The command line: `cortex demo`, `cortex ask`, `cortex chat`, `cortex explain`.
 
 Answers go to stdout, everything about them to stderr. Exit codes: 0 done, 1 a provider (or cortex) failed, 2 what was
 typed or configured cannot work, 130 interrupted, 141 the reader of a pipe went away. No traceback is ever shown; with
@@ -82,14 +82,21 @@ def _parser() -> argparse.ArgumentParser:
     shape.add_argument("--json", action="store_true", help="answer and metadata as one JSON object")
     ask.set_defaults(room="ask", command="ask")
 
+    chat = commands.add_parser(
+        "chat",
+        help="talk with what the environment offers",
+        description="Answers go to stdout as they come, who served them to stderr. /help tells the commands.",
+    )
+    chat.set_defaults(room="chat", command="chat")
+
     explain = commands.add_parser("explain", help="who would be asked, in which order, and why; asks nobody")
     explain.add_argument("--json", action="store_true", help="the plans as one JSON object")
     explain.set_defaults(room="ask", command="explain")
 
-    for command in (ask, explain):
+    for command in (ask, chat, explain):
         command.add_argument("--config", metavar="FILE", help="a TOML file instead of the environment")
         command.add_argument("--model", help="this model instead of the role's own")
-    for command in (demo, ask, explain):
+    for command in (demo, ask, chat, explain):
         command.add_argument("-v", "--verbose", action="store_true", help="the log to stderr")
     return parser
 

@@ -18,7 +18,7 @@ from cortex.cli import local
 from cortex.cli.terminal import Screen
 from cortex.engine import Engine
 from cortex.errors import ConfigError, CortexError, ProviderError
-from cortex.results import Attempt, Completion
+from cortex.results import Attempt, Chunk, Completion
 from cortex.session import Session
 from cortex.vendors import VENDORS
 
@@ -28,7 +28,7 @@ def ask(options: argparse.Namespace) -> int:
     question = _question(options.question)
     engine = engine_for(options)
     answer = trio.run(_asked, engine, question, options)
-    _report(answer, Screen(sys.stderr))
+    report(answer, Screen(sys.stderr))
     return 0
 
 
@@ -124,14 +124,19 @@ async def _streamed(session: Session, question: str, call: dict[str, Any], scree
     try:
         async with session.run_stream(question, **call) as stream:
             async for chunk in stream:
-                if chunk.kind == "restart":
-                    screen.text("\n[the provider failed: what follows replaces the above]\n")
-                screen.text(chunk.content)
+                show_chunk(chunk, screen)
                 shown = chunk.content or shown
             return stream.response
     finally:
         if shown and not shown.endswith("\n"):
             screen.text("\n")
+
+
+def show_chunk(chunk: Chunk, screen: Screen) -> None:
+    """A piece of an answer, as it comes."""
+    if chunk.kind == "restart":
+        screen.text("\n[the provider failed: what follows replaces the above]\n")
+    screen.text(chunk.content)
 
 
 def _ended_line(text: str) -> str:
@@ -141,7 +146,8 @@ def _ended_line(text: str) -> str:
 # -------------------------------------------------------------------------------------------------------- reporting
 
 
-def _report(answer: Completion, screen: Screen) -> None:
+def report(answer: Completion, screen: Screen) -> None:
+    """Who served it, and after whom."""
     meta = answer.metadata
     parts = [f"{meta.provider}/{meta.model_used}", f"System {meta.system}", f"{meta.latency_ms:.0f} ms"]
     parts.append(f"{meta.tokens_used} tokens" if meta.tokens_used else "tokens unknown")

@@ -16,6 +16,7 @@ import pytest
 
 import cortex
 from cortex import circuit
+from cortex.cli import chat as chat_room
 from cortex.cli import demo as show
 from cortex.cli import local, main
 from cortex.cli.terminal import Screen
@@ -468,3 +469,87 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(30) == 141
+
+
+# -------------------------------------------------------------------------------------------------------------- chat
+
+
+@pytest.fixture
+def say(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`say("hello", "/health")`: a conversation of these lines, piped."""
+
+    def go(*lines: str, argv: tuple[str, ...] = ()) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        return run("chat", *argv)
+
+    return go
+
+
+def test_a_conversation_goes_on_and_says_who_served(say: Run, providers: FaultWall) -> None:
+    code, out, err = say("hello", "", "and you?")
+    assert code == 0
+    assert out == "Hello from openai.\nHello from openai.\n"
+    assert err.count("served by openai/gpt-4o, System 1") == 2
+    assert [len(seen.body["messages"]) for seen in providers["openai"].requests] == [1, 3]
+
+
+def test_a_failure_ends_one_answer_and_not_the_conversation(say: Run, providers: FaultWall) -> None:
+    providers["openai"].script(Status(400, message="no such thing"))
+    code, out, err = say("hello", "again")
+    assert code == 1
+    assert "no such thing" in err
+    assert out == "Hello from openai.\n"
+    assert [len(seen.body["messages"]) for seen in providers["openai"].requests] == [1, 1]
+
+
+def test_the_commands_of_a_conversation(say: Run, providers: FaultWall) -> None:
+    code, out, err = say(
+        "/health", "/explain", "/system 2", "deep", "/system 3", "/model gemini-2.5-flash", "/system", "fast",
+        "/model no-such-model", "/new", "anew", "/what", "/help", "/quit", "never said",
+    )  # fmt: skip
+    assert code == 0
+    assert out == "Hello from gemini.\n" * 3
+    for words in (
+        "openai: up", "worker gpt-4o:", "served by gemini/gemini-2.5-pro, System 2", "/system takes 1, 2 or nothing",
+        "served by gemini/gemini-2.5-flash, System 1", "no-such-model", "/what is none of the commands", "/quit",
+    ):  # fmt: skip
+        assert words in err
+    assert [len(seen.body["contents"]) for seen in providers["gemini"].requests] == [1, 3, 1]
+
+
+def test_ctrl_c_ends_the_answer_and_its_turn_is_forgotten(
+    say: Run, providers: FaultWall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = chat_room.show_chunk
+    pressed: list[bool] = []
+
+    def show(chunk: Any, screen: Any) -> None:
+        shown(chunk, screen)
+        if not pressed:
+            pressed.append(True)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(chat_room, "show_chunk", show)
+    providers["openai"].script(Reply("word " * 1000, pace=0.05))
+    code, out, err = say("hello", "again")
+    assert code == 1
+    assert "interrupted" in err
+    assert out.endswith("Hello from openai.\n")
+    assert [len(seen.body["messages"]) for seen in providers["openai"].requests] == [1, 1]
+
+
+def test_a_person_has_a_prompt(run: Run, providers: FaultWall, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = iter(["hello", KeyboardInterrupt(), EOFError()])
+
+    def type_in(prompt: str) -> str:
+        assert prompt == "> "
+        line = next(typed)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", type_in)
+    code, out, err = run("chat")
+    assert (code, out) == (0, "Hello from openai.\n")
+    assert "/help tells the commands" in err
