@@ -10,7 +10,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import actors
@@ -249,14 +249,17 @@ def test_asks_while_down(
         up_again = crash_after + delay
         await trio.sleep(asked_at)
         now = trio.current_time()
+        # The mock clock comes to a time by adding the difference, so that it may miss it by the last bit of a float.
+        assume(abs(now - up_again) > 1e-6)
+        assume(abs(now + timeout - up_again) > 1e-6)
         if now < up_again and (fail or now + timeout <= up_again):
             with pytest.raises(actors.Unavailable) as caught:
                 await ref.ask(kit.Get(1), timeout=timeout)
             assert caught.value.retry_in == pytest.approx(up_again - now)
             assert trio.current_time() == now
-        elif now != up_again:
+        else:
             assert await ref.ask(kit.Get(1), timeout=timeout) == 1
-            assert trio.current_time() == max(now, up_again)
+            assert trio.current_time() == pytest.approx(max(now, up_again))
 
     simulate(main)
 
