@@ -9,7 +9,6 @@ read of a model's reasoning comes encrypted and goes back as it came, to the one
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -96,9 +95,11 @@ def _input(history: History, row: Row, notes: list[str]) -> list[dict[str, Any]]
     for index, turn in enumerate(history.turns):
         if turn.role == "user":
             items.append({"type": "message", "role": "user", "content": _user_content(turn.parts)})
-        else:
+        elif turn.role == "assistant":
             takes_text = row.thinking_field is not None and index >= history.loop_start
-            items += _items(turn, takes_text, notes)
+            items += _answered(turn, takes_text, notes)
+        else:
+            items += [_result(part) for part in turn.parts if isinstance(part, ToolResult)]
     return items
 
 
@@ -115,26 +116,35 @@ def _user_content(parts: tuple[Part, ...]) -> str | list[dict[str, Any]]:
     return content
 
 
-def _items(turn: Turn, takes_text: bool, notes: list[str]) -> Iterator[dict[str, Any]]:
-    """The items of an assistant's turn, or of the results. Only calls are told by an id: no other item is stored."""
-    last = max((i for i, part in enumerate(turn.parts) if not isinstance(part, Thinking)), default=-1)
-    for index, part in enumerate(turn.parts):
-        match part:
-            case Text():
-                yield {"type": "message", "role": "assistant", "content": part.text}
-            case ToolCall():
-                arguments = arguments_text(part)
-                yield {"type": "function_call", "call_id": part.id, "name": part.name, "arguments": arguments}
-            case ToolResult():
-                yield {"type": "function_call_output", "call_id": part.call_id, "output": part.content}
-            case Thinking():
-                item = _reasoning(part, takes_text)
-                if item and index < last:  # one that nothing follows is refused
-                    yield item
-                else:
-                    notes.append("thinking was left out: this dialect takes back only what it gave encrypted")
-            case _:
-                pass
+def _answered(turn: Turn, takes_text: bool, notes: list[str]) -> list[dict[str, Any]]:
+    """An assistant's turn. Only calls are told by an id: no other item is stored.
+
+    Encrypted reasoning stands before what it led to; with nothing behind it, it is refused. All else stands before the
+    calls: DeepSeek takes nothing between a call and its output.
+    """
+    said: list[dict[str, Any]] = []
+    called: list[dict[str, Any]] = []
+    held: list[dict[str, Any]] = []
+    for part in turn.parts:
+        if isinstance(part, Thinking):
+            if item := _reasoning(part, takes_text):
+                (held if "encrypted_content" in item else said).append(item)
+            else:
+                notes.append("thinking was left out: this dialect takes back only what it gave encrypted")
+        elif isinstance(part, Text):
+            said += [*held, {"type": "message", "role": "assistant", "content": part.text}]
+            held = []
+        elif isinstance(part, ToolCall):
+            call = {"type": "function_call", "call_id": part.id, "name": part.name, "arguments": arguments_text(part)}
+            called += [*held, call]
+            held = []
+    if held:
+        notes.append("thinking at an answer's end was left out: it led to nothing")
+    return said + called
+
+
+def _result(result: ToolResult) -> dict[str, Any]:
+    return {"type": "function_call_output", "call_id": result.call_id, "output": result.content}
 
 
 def _reasoning(part: Thinking, takes_text: bool) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ The validators here are the vendors' rules as their documentation and their 400s
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -35,7 +36,8 @@ texts = st.one_of(st.sampled_from(["", " ", "\n", "hello ", "\ud800x"]), st.text
 ids = st.sampled_from(["", "0", "1", "call_1", "toolu_x", "call.with:odd/chars", "x" * 90, "é"])
 names = st.sampled_from(["f", "get weather", "a.b", "9lives", "", "x" * 80])
 issuers = st.sampled_from([OWN, FOREIGN, None])
-signatures = st.sampled_from([None, "sig"])
+SEALED = '{"type":"reasoning","id":"rs_1","encrypted_content":"sealed","summary":[]}'
+signatures = st.sampled_from([None, "sig", SEALED])
 nan = float("nan")
 arguments = st.sampled_from(
     [({}, ""), ({"a": 1}, '{"a": 1}'), (True, "true"), (None, '{"a": '), ({"a": nan}, '{"a": NaN}'), (None, "")]
@@ -187,6 +189,42 @@ def check_gemini(body: dict[str, Any]) -> None:
     assert body.get("systemInstruction", {"parts": [{"text": "x"}]})["parts"][0]["text"]
 
 
+def check_responses(body: dict[str, Any]) -> None:
+    waiting: list[str] = []
+    seen: set[str] = set()
+    assert body["store"] is False
+    assert body.get("instructions", "x").strip()
+    for item, after in itertools.pairwise([*body["input"], None]):
+        kind = item["type"]
+        if kind == "function_call_output":
+            assert item["call_id"] == waiting.pop(0)
+            assert item["output"].strip()
+            continue
+        assert kind in ("function_call", "reasoning") or not waiting, "a call has no result"
+        if kind == "function_call":
+            assert re.fullmatch(r".{1,64}", item["call_id"])
+            assert item["call_id"] not in seen
+            assert NAME.fullmatch(item["name"])
+            assert isinstance(json.loads(item["arguments"], parse_constant=refuse), dict)
+            seen.add(item["call_id"])
+            waiting.append(item["call_id"])
+        elif kind == "reasoning":
+            assert isinstance(item["summary"], list)
+            assert item["encrypted_content"]
+            assert after, "reasoning led to nothing"
+            assert after["type"] in ("reasoning", "function_call") or after.get("role") == "assistant"
+        else:
+            assert kind == "message"
+            assert item["role"] in ("user", "assistant")
+            content = item["content"]
+            assert content
+            for part in content if isinstance(content, list) else [{"text": content}]:
+                assert part.get("text", "x").strip()
+                assert part.get("image_url", "x")
+    assert not waiting
+    assert ("tool_choice" in body) <= ("tools" in body)
+
+
 def refuse(word: str) -> None:
     raise AssertionError(f"{word} is no JSON")
 
@@ -200,6 +238,8 @@ CHECKS: list[tuple[str, str, str, dict[str, Any], Callable[[dict[str, Any]], Non
     ("openai_chat", "https://api.openai.com/v1", "m", {}, check_openai),
     ("openai_chat", "https://api.mistral.ai/v1", "m", {}, mistral),
     ("openai_chat", "https://api.deepseek.com", "m", {}, check_openai),
+    ("openai_responses", "https://api.openai.com/v1", "m", {}, check_responses),
+    ("openai_responses", "https://r.openai.azure.com", "m", {"api_version": "v"}, check_responses),
     ("anthropic", "https://a", "claude-sonnet-4-5", {"thinking_budget": 2_000}, check_anthropic),
     ("anthropic", "https://a", "m", {}, check_anthropic),
     ("gemini", "https://g", "m", {}, check_gemini),
@@ -219,11 +259,12 @@ def test_any_conversation_becomes_a_request_the_vendor_accepts(
     assert len(set(call.notes)) == len(call.notes)
 
 
-@pytest.mark.parametrize("kind", ["openai_chat", "anthropic", "gemini"])
+@pytest.mark.parametrize("kind", ["openai_chat", "openai_responses", "anthropic", "gemini"])
 @given(request=requests)
 def test_M7_nothing_opaque_reaches_another_issuer(kind: str, request: Request) -> None:
     target = Target("somebody", "https://else", "else")
     body = WIRES[kind].encode(request, target).body
     assert b'"sig"' not in body
+    assert b"sealed" not in body
     assert b"thoughtSignature" not in body
     assert b'"signature"' not in body

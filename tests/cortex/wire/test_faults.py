@@ -35,7 +35,7 @@ def fail(kind: str, status: int, body: Any, reply: Any, **headers: str) -> Failu
 )  # fmt: skip
 @pytest.mark.parametrize("body", [b"", b"<html><title>Oops</title>", b"[]", b"null", b'{"error": null}', b"\xff\x00"])
 def test_J6_a_body_that_says_nothing_is_classified_by_status(status: int, kind: Kind, body: bytes, reply: Any) -> None:
-    for wire in ("openai_chat", "anthropic", "gemini"):
+    for wire in ("openai_chat", "openai_responses", "anthropic", "gemini"):
         failure = fail(wire, status, body, reply)
         assert (failure.kind, failure.status) == (kind, status)
         assert failure.message
@@ -238,7 +238,7 @@ def test_H19_of_a_redirect_only_the_origin_is_told(reply: Any) -> None:
     ],
 )
 def test_a_200_that_is_no_answer(body: bytes, content_type: str, kind: Kind) -> None:
-    for wire in ("openai_chat", "anthropic", "gemini"):
+    for wire in ("openai_chat", "openai_responses", "anthropic", "gemini"):
         failure = WIRES[wire].decode(HttpReply(200, {"content-type": content_type}, body), TARGET)
         assert isinstance(failure, Failure)
         assert (failure.kind, failure.status) == (kind, 200)

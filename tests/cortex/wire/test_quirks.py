@@ -75,6 +75,12 @@ def test_insufficient_quota_is_a_permanent_429(reply: Any) -> None:
         ("anthropic", ("error", {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}})),
         ("openai_chat", delta("", "error", error={"code": 503, "message": "Provider returned error"})),
         ("gemini", {"error": {"code": 503, "status": "UNAVAILABLE", "message": "high demand"}}),
+        ("openai_responses", {"type": "error", "error": {"code": "server_is_overloaded", "message": "Busy"}}),
+        ("openai_responses", {"type": "error", "code": "slow_down", "message": "Busy", "param": None}),
+        (
+            "openai_responses",
+            {"type": "response.failed", "response": {"error": {"code": "server_is_overloaded", "message": "Busy"}}},
+        ),
     ],
 )
 def test_errors_inside_a_200_stream(kind: str, event: Any, read: Any, sse: Any) -> None:
@@ -173,3 +179,15 @@ def test_S15_the_charset_header_is_not_believed() -> None:
     answer = WIRES["openai_chat"].decode(HttpReply(200, headers, body), TARGET)
     assert isinstance(answer, Answer)
     assert answer.text == "é"
+
+
+def test_thinking_as_reasoning_items(reply: Any, read: Any, sse: Any) -> None:
+    item = {"type": "reasoning", "id": "rs", "summary": [{"type": "summary_text", "text": "Hm."}]}
+    local = {**item, "summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}], "encrypted_content": ""}
+    for one in (item, local):
+        response = {"status": "completed", "output": [one]}
+        answer = WIRES["openai_responses"].decode(reply(response), TARGET)
+        assert isinstance(answer, Answer)
+        assert answer.thinking == "Hm."
+        stream = sse({"type": "response.output_item.done", "item": one}, {"type": "response.completed", "response": {}})
+        assert read(WIRES["openai_responses"], [stream])[-1].answer.thinking == "Hm."

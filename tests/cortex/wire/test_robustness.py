@@ -14,7 +14,7 @@ from cortex.messages import Answer, Broken, Ended, Failure, StreamEvent, TextDel
 from cortex.wire import WIRES
 from cortex.wire.codec import HttpReply, Target
 
-KINDS = ("openai_chat", "anthropic", "gemini")
+KINDS = ("openai_chat", "openai_responses", "anthropic", "gemini")
 TARGET = Target("p", "https://h/v1", "m", api_key="k")
 
 USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "input_tokens": 3, "output_tokens": 4, "promptTokenCount": 5}
@@ -25,6 +25,10 @@ BLOCK = {"type": "tool_use", "id": "t", "name": "f"}
 THOUGHT = {"type": "thinking", "thinking": "", "signature": "s"}
 PART = {"text": "x", "thought": True, "thoughtSignature": "s"}
 WHOLE = {"name": "f", "args": {"a": 1}}
+SAID = {"type": "message", "id": "i", "content": [{"type": "output_text", "text": "x"}, {"refusal": "no"}]}
+THINKS = {"type": "reasoning", "id": "r", "summary": [{"text": "t"}], "content": [], "encrypted_content": "e"}
+DOES = {"type": "function_call", "id": "fc", "call_id": "c1", **FUNCTION}
+RESPONSE = {"id": "r", "model": "m", "status": "completed", "output": [SAID, THINKS, DOES], "usage": USAGE}
 PIECE = {"partialArgs": [{"jsonPath": "$.a", "stringValue": "b"}]}
 SAMPLES: dict[str, list[Any]] = {  # whole replies and the chunks of streams, one of each thing a dialect says
     "openai_chat": [
@@ -34,6 +38,24 @@ SAMPLES: dict[str, list[Any]] = {  # whole replies and the chunks of streams, on
         {"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]},
         {"choices": [], "usage": USAGE},
         {"error": {"message": "x", "type": "server_error", "code": 500}},
+    ],
+    "openai_responses": [
+        RESPONSE,
+        {"type": "response.completed", "response": RESPONSE},
+        {"type": "response.incomplete", "response": {"incomplete_details": {"reason": "max_output_tokens"}}},
+        {"type": "response.created", "response": {"id": "r", "status": "in_progress"}},
+        *({"type": "response.output_item.added", "output_index": 0, "item": item} for item in (SAID, THINKS, DOES)),
+        *({"type": "response.output_item.done", "output_index": 0, "item": item} for item in (SAID, THINKS, DOES)),
+        {"type": "response.output_text.delta", "output_index": 0, "item_id": "i", "content_index": 0, "delta": "x"},
+        {"type": "response.refusal.delta", "output_index": 0, "item_id": "i", "content_index": 1, "delta": "x"},
+        {"type": "response.reasoning_summary_text.delta", "item_id": "r", "summary_index": 1, "delta": "x"},
+        {"type": "response.reasoning_text.delta", "item_id": "r", "content_index": 0, "delta": "x"},
+        {"type": "response.function_call_arguments.delta", "output_index": 0, "item_id": "fc", "delta": "{}"},
+        {
+            "type": "response.failed",
+            "response": {"status": "failed", "error": {"code": "server_error", "message": "x"}},
+        },
+        {"type": "error", "code": "server_error", "message": "x", "sequence_number": 3},
     ],
     "anthropic": [
         {"type": "message", "content": [{"type": "text", "text": "x"}], "stop_reason": "end_turn", "usage": USAGE},
@@ -163,6 +185,18 @@ def growing(kind: str, size: int) -> bytes:
         many = [calls(i, "{}", id=f"c{i}") for i in range(1, size)]
         end = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
         return events(*[text] * size, *[calls(0, "word ", id="c")] * size, *many, end)
+    if kind == "openai_responses":
+
+        def piece(kind: str, index: int, piece: str = "word ") -> dict[str, Any]:
+            return {"type": f"response.{kind}.delta", "output_index": index, "item_id": f"i{index}", "delta": piece}
+
+        def item(kind: str, index: int) -> dict[str, Any]:
+            return {"type": f"response.output_item.{kind}", "output_index": index, "item": {**DOES, "id": f"i{index}"}}
+
+        grows = [piece("function_call_arguments", 1)] * size
+        many = [item(kind, i) for i in range(2, size) for kind in ("added", "done")]
+        end = {"type": "response.completed", "response": {"status": "completed"}}
+        return events(*[piece("output_text", 0)] * size, item("added", 1), *grows, item("done", 1), *many, end)
     if kind == "anthropic":
         text = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "word "}}
         start = {"type": "content_block_start", "index": 1, "content_block": BLOCK}
