@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 import attrs
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+Effort: TypeAlias = Literal["minimal", "low", "medium", "high"]
 
 
 @attrs.frozen
@@ -113,16 +114,23 @@ class Request:
     """One model call, in nobody's dialect.
 
     `messages` holds no system message: the system prompt is `system`. `tool_choice` is None (the model decides),
-    "none", "required" or a tool's name. `extra` goes into the vendor's body as it stands.
+    "none", "required" or a tool's name; with `parallel_tools` False it calls one at a time. `stop` ends the answer where
+    one of these texts would begin. `effort` and `thinking_budget` (tokens, 0: none) are two ways to say how much to
+    think: a vendor is told the one it knows. `extra` goes into the vendor's body as it stands.
     """
 
     messages: tuple[Message, ...] = attrs.field(repr=False)
     system: str = attrs.field(default="", repr=False)
     tools: tuple[ToolSpec, ...] = ()
     tool_choice: str | None = None
+    parallel_tools: bool | None = None
     output: OutputSchema | None = None
     temperature: float | None = None
     max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    effort: Effort | None = None
+    thinking_budget: int | None = None
     extra: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
     stream: bool = False
 

@@ -12,6 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
+
 from cortex.messages import (
     Answer,
     Failure,
@@ -29,10 +31,10 @@ from cortex.messages import (
     ToolResult,
     Usage,
 )
-from cortex.wire.codec import HttpCall, HttpReply, Target, Wire, get, post
+from cortex.wire.codec import EFFORT_TOKENS, HttpCall, HttpReply, Json, Target, Wire, get, post
 from cortex.wire.draft import OpenCall, newest
 from cortex.wire.faults import Rules, phrase
-from cortex.wire.history import History, tidy
+from cortex.wire.history import CLOSING, History, Turn, TurnRole, in_role, tidy
 from cortex.wire.stream import Fold, StreamDecoder, decode_with
 from cortex.wire.values import (
     arguments_object,
@@ -61,6 +63,10 @@ MIN_THINKING = 1_024  # https://platform.claude.com/docs/en/build-with-claude/ex
 # These think by themselves: they refuse a budget, and sampling parameters with it.
 # https://platform.claude.com/docs/en/build-with-claude/adaptive-thinking
 ADAPTIVE = re.compile(r"claude-(opus-4-[7-9]|(opus|sonnet|haiku)-[5-9]\b|fable|mythos)")
+
+# These grade their effort: https://platform.claude.com/docs/en/build-with-claude/effort
+EFFORT = re.compile(r"claude-((opus-4-[5-9]|sonnet-4-[6-9]|(opus|sonnet|haiku)-[5-9]\b)|fable|mythos)")
+UNTHINKING = re.compile(r"claude-(2|instant|3-(opus|sonnet|haiku|5))")
 
 RULES = Rules(
     # https://platform.claude.com/docs/en/api/errors
@@ -95,6 +101,7 @@ FINISH = {
     "refusal": Finish.REFUSAL,
 }
 
+ROLES = {"user": "user", "tool": "user", "assistant": "assistant"}
 OUTPUT_TOOL = "structured_output__"  # how the tool that carries a structured answer is told from a user's own
 _REDACTED = "redacted:"  # how redacted thinking is told in `Thinking.signature`, which only this dialect reads
 _call_id = id_grammar(r"[a-zA-Z0-9_-]{1,64}", "toolu_", 30)
@@ -105,8 +112,9 @@ _call_id = id_grammar(r"[a-zA-Z0-9_-]{1,64}", "toolu_", 30)
 
 def encode(request: Request, target: Target) -> HttpCall:
     """The call for `POST /v1/messages`. Options: `version`, `thinking_budget` (tokens, at least 1,024)."""
-    history = tidy(request, target, _call_id, user_first=True)
-    notes = list(history.notes)
+    history = _unpadded(tidy(request, target, _call_id, user_first=True))
+    messages, left_out = history.write("anthropic", _write)
+    notes = [*history.notes, *left_out]
     body: dict[str, Any] = {
         "model": target.model,
         "max_tokens": request.max_tokens or next(n for name, n in MAX_TOKENS if name.match(target.model)),
@@ -117,17 +125,13 @@ def encode(request: Request, target: Target) -> HttpCall:
         system = f"{system}\n\nGive the final answer by calling {_output_name(request.output)}.".strip()
     if system:
         body["system"] = system
-    body["messages"] = _messages(history)
+    body["messages"] = Json([b"[", *messages, CLOSING, b"]"])
     _set_tools(body, request, history, forced=not thinking)
     if thinking:
         body["thinking"] = thinking
         if "budget_tokens" in thinking and body["max_tokens"] <= thinking["budget_tokens"]:
             body["max_tokens"] += thinking["budget_tokens"]
-    if request.temperature is not None:
-        if thinking or ADAPTIVE.match(target.model):
-            notes.append("temperature was left out: it does not go with this model's thinking")
-        else:
-            body["temperature"] = request.temperature
+    _set_sampling(body, request, thinking=bool(thinking), notes=notes)
     if request.stream:
         body["stream"] = True
     return post(_base(target) + "/messages", _auth(target), body, request, target, notes)
@@ -149,13 +153,13 @@ def _auth(target: Target) -> dict[str, str]:
 
 def _thinking(request: Request, target: Target, history: History, notes: list[str]) -> dict[str, Any] | None:
     """The thinking to ask for, unless something in the request forbids it."""
-    budget = count(target.options.get("thinking_budget"))
+    budget = _budget(request, target, notes)
     if not budget:
         return None
     why = None
     if request.tool_choice not in (None, "none"):
         why = "a tool is forced"
-    elif any(turn.calls and not isinstance(turn.parts[0], Thinking) for turn in history.turns[history.loop_start :]):
+    elif any(turn.calls and not _is_signed(turn.parts[0]) for turn in history.turns[history.loop_start :]):
         why = "the running tool loop began without it"
     if why:
         notes.append(f"thinking was left out: {why}")
@@ -165,20 +169,59 @@ def _thinking(request: Request, target: Target, history: History, notes: list[st
     return {"type": "enabled", "budget_tokens": max(budget, MIN_THINKING)}
 
 
+def _budget(request: Request, target: Target, notes: list[str]) -> int | None:
+    """How many tokens of thinking the request asks for, else the provider's configuration."""
+    wanted = request.thinking_budget
+    if wanted is None and request.effort is not None and not EFFORT.match(target.model):
+        wanted = EFFORT_TOKENS[request.effort]
+    if wanted and UNTHINKING.match(target.model):
+        notes.append("effort and thinking_budget were left out: this model does not think")
+        return None
+    return wanted if wanted is not None else count(target.options.get("thinking_budget"))
+
+
+def _is_signed(part: Part) -> bool:
+    return isinstance(part, Thinking) and bool(part.signature)
+
+
+def _set_sampling(body: dict[str, Any], request: Request, *, thinking: bool, notes: list[str]) -> None:
+    if request.effort is not None and EFFORT.match(body["model"]):
+        word = "low" if request.effort == "minimal" else request.effort
+        body["output_config"] = {"effort": word}
+        if word != request.effort:
+            notes.append(f"effort {request.effort} was told as {word}: this vendor does not know it")
+    if request.temperature is not None:
+        if thinking or ADAPTIVE.match(body["model"]):
+            notes.append("temperature was left out: it does not go with this model's thinking")
+        else:
+            body["temperature"] = min(request.temperature, 1.0)
+            if request.temperature > 1:
+                notes.append("temperature was lowered to 1: this vendor takes no more")
+    if stops := [text for text in request.stop if text.strip()]:
+        body["stop_sequences"] = stops
+    if len(stops) < len(request.stop):
+        notes.append("a stop text of white space was left out: this vendor refuses it")
+    if request.seed is not None:
+        notes.append("seed was left out: this vendor takes none")
+
+
 def _set_tools(body: dict[str, Any], request: Request, history: History, *, forced: bool) -> None:
     tools = [
         {"name": tool.name, "description": tool.description, "input_schema": tool.parameters} for tool in request.tools
     ]
-    choice = _choice(request.tool_choice) if tools else None
-    called = sorted({call.name for turn in history.turns for call in turn.calls})
-    if not tools and called:  # a history with calls is refused where no tool is defined
-        tools = [{"name": name, "input_schema": {"type": "object"}} for name in called]
+    choice: dict[str, Any] | None = _choice(request.tool_choice) if tools else None
+    if not tools and history.called:  # a history with calls is refused where no tool is defined
+        tools = [{"name": name, "input_schema": {"type": "object"}} for name in sorted(history.called)]
         choice = None if request.output else {"type": "none"}
     if request.output:
         name = _output_name(request.output)
         tools.append({"name": name, "description": "Gives the final answer.", "input_schema": request.output.schema})
         if forced and not ADAPTIVE.match(body["model"]):
             choice = {"type": "any"} if request.tools and not choice else choice or {"type": "tool", "name": name}
+    if request.tools and request.parallel_tools is not None:
+        choice = choice or {"type": "auto"}
+        if choice["type"] != "none":
+            choice["disable_parallel_tool_use"] = not request.parallel_tools
     if tools:
         body["tools"] = tools
     if choice:
@@ -201,20 +244,28 @@ def _output_name(output: OutputSchema) -> str:
     return OUTPUT_TOOL + re.sub(r"[^a-zA-Z0-9_-]", "_", output.name)[: 64 - len(OUTPUT_TOOL)]
 
 
-def _messages(history: History) -> list[dict[str, Any]]:
-    """Turns as messages: results and what the user says next are one message, results first."""
-    messages: list[dict[str, Any]] = []
-    for turn in history.turns:
-        role = "assistant" if turn.role == "assistant" else "user"
-        content = [block for part in turn.parts if (block := _block(part)) is not None]
-        if messages and messages[-1]["role"] == role:
-            messages[-1]["content"] += content
-        elif content:
-            messages.append({"role": role, "content": content})
-    if messages and messages[-1]["role"] == "assistant" and messages[-1]["content"][-1]["type"] == "text":
-        last = messages[-1]["content"][-1]  # a prefill must not end in white space
-        last["text"] = last["text"].rstrip()
-    return messages
+def _unpadded(history: History) -> History:
+    """A prefill (an answer of the model's that it is to continue) must not end in white space."""
+    last = history.turns[-1]
+    if last.role != "assistant" or not isinstance(text := last.parts[-1], Text):
+        return history
+    turn = Turn("assistant", (*last.parts[:-1], Text(text.text.rstrip())))
+    return attrs.evolve(history, turns=(*history.turns[:-1], turn))
+
+
+def _write(turn: Turn, before: TurnRole | None, running: bool) -> tuple[bytes, list[str]]:  # noqa: ARG001
+    """Results and what the user says next are one message, results first."""
+    blocks = [block for part in _led_on(turn.parts) if (block := _block(part)) is not None]
+    notes = ["thinking without a signature was left out"] if len(blocks) < len(turn.parts) else []
+    return in_role(ROLES[turn.role], before and ROLES[before], "content", blocks), notes
+
+
+def _led_on(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    """Without thinking at the end, which led to nothing: the last block of a message cannot be thinking."""
+    end = len(parts)
+    while isinstance(parts[end - 1], Thinking):
+        end -= 1
+    return parts[:end]
 
 
 def _block(part: Part) -> dict[str, Any] | None:

@@ -14,13 +14,13 @@ schema or an `extra` that has no JSON form.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
 
 from cortex.errors import ConfigError
-from cortex.messages import Answer, Failure, Issuer, Request, StreamEvent
+from cortex.messages import Answer, Effort, Failure, Issuer, Request, StreamEvent
 from cortex.wire.values import dumps
 
 
@@ -90,20 +90,30 @@ class Wire:
 
 # ---------------------------------------------------------------------------------------------- what encoders share
 
+# What an effort is in tokens, for models that count: https://ai.google.dev/gemini-api/docs/openai#thinking
+EFFORT_TOKENS: Mapping[Effort, int] = {"minimal": 1_024, "low": 1_024, "medium": 8_192, "high": 24_576}
+
+
+@attrs.frozen
+class Json:
+    """A member of a body that is JSON already, in pieces: they are copied once, into the body."""
+
+    pieces: Sequence[bytes]
+
 
 def post(
     url: str, auth: Mapping[str, str], body: dict[str, Any], request: Request, target: Target, notes: Iterable[str]
 ) -> HttpCall:
     """The call that asks for an answer: JSON, or events when the request wants a stream.
 
-    `request.extra` goes into the body as it stands: it wins, and an object in it is laid over ours key by key. A
-    stream is asked for uncompressed: a compressor on the way would hold its pieces back.
+    Members of `body` may be `Json`. `request.extra` goes into the body as it stands: it wins, and an object in it is
+    laid over ours key by key. A stream is asked for uncompressed: a compressor on the way would hold its pieces back.
     """
     for key, value in request.extra.items():
         ours = body.get(key)
         body[key] = {**ours, **value} if isinstance(ours, dict) and isinstance(value, Mapping) else value
     try:
-        data = dumps(body)
+        data = b"".join(_pieces(body))
     except (TypeError, RecursionError) as error:
         raise ConfigError(
             f"the request (its tools, output schema or extra) cannot be written as JSON: {error}"
@@ -112,6 +122,22 @@ def post(
     if request.stream:
         headers |= {"accept": "text/event-stream", "accept-encoding": "identity"}
     return HttpCall("POST", url, _headers(headers, target), data, tuple(dict.fromkeys(notes)))
+
+
+def _pieces(body: Mapping[str, Any]) -> Iterator[bytes]:
+    plain: dict[str, Any] = {}
+    separator = b"{"
+    for key, value in body.items():
+        if not isinstance(value, Json):
+            plain[key] = value
+            continue
+        if plain:
+            yield separator + dumps(plain)[1:-1]
+            plain, separator = {}, b","
+        yield separator + dumps(key) + b":"
+        yield from value.pieces
+        separator = b","
+    yield (separator + dumps(plain)[1:-1] if plain else b"") + b"}"
 
 
 def get(url: str, auth: Mapping[str, str], target: Target) -> HttpCall:

@@ -8,12 +8,15 @@ with them by order and name. A thought signature stands on the part it belongs t
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 from cortex.messages import (
     Answer,
     Broken,
+    Effort,
     Ended,
     Failure,
     Finish,
@@ -29,11 +32,11 @@ from cortex.messages import (
     ToolResult,
     Usage,
 )
-from cortex.wire.codec import HttpCall, HttpReply, Target, Wire, get, post
+from cortex.wire.codec import EFFORT_TOKENS, HttpCall, HttpReply, Json, Target, Wire, get, post
 from cortex.wire.draft import OpenCall, newest
 from cortex.wire.faults import Rules, phrase
 from cortex.wire.gemini_args import PartialArgs
-from cortex.wire.history import History, tidy
+from cortex.wire.history import CLOSING, Turn, TurnRole, in_role, tidy
 from cortex.wire.stream import Fold, StreamDecoder, decode_with
 from cortex.wire.values import arguments_object, as_dict, as_list, as_text, base64_of, count, dumps, media_type
 
@@ -81,6 +84,16 @@ BROKEN_FINISH = {  # the model's own accident: the same request may go well
     "MISSING_THOUGHT_SIGNATURE": Kind.SIGNATURE,
 }
 
+ROLES = {"user": "user", "tool": "user", "assistant": "model"}
+MAX_STOPS = 5  # https://ai.google.dev/api/generate-content#generationconfig
+# https://ai.google.dev/gemini-api/docs/thinking
+UNTHINKING = re.compile(r"gemini-(1|2\.0)|gemma")
+LEVELS: tuple[tuple[re.Pattern[str], Mapping[Effort, str]], ...] = (
+    (re.compile("gemini-3-pro"), {"minimal": "low", "low": "low", "medium": "high", "high": "high"}),
+    (re.compile(r"gemini-\d+(\.\d+)?-pro"), {"minimal": "low", "low": "low", "medium": "medium", "high": "high"}),
+    (re.compile(""), {"minimal": "minimal", "low": "low", "medium": "medium", "high": "high"}),
+)
+
 # From Gemini 3 on a running tool loop needs a signature at its calls; for calls that another model made this word
 # stands in: https://ai.google.dev/gemini-api/docs/thought-signatures
 _SIGNED = re.compile(r"gemini-([3-9]|\d\d)")
@@ -92,18 +105,14 @@ _UNSIGNED = "skip_thought_signature_validator"
 
 def encode(request: Request, target: Target) -> HttpCall:
     """The call for `models/{model}:generateContent` or its stream. Option: `thinking_budget` (tokens)."""
-    history = tidy(request, target, lambda ident: ident, user_first=True)
-    notes = list(history.notes)
+    history = tidy(request, target, str, user_first=True)
     model = _model(target)
-    config: dict[str, Any] = {}
-    if request.temperature is not None:
-        config["temperature"] = request.temperature
-    if request.max_tokens is not None:
-        config["maxOutputTokens"] = request.max_tokens
-    if (budget := count(target.options.get("thinking_budget"))) is not None:
-        config["thinkingConfig"] = {"thinkingBudget": budget, "includeThoughts": budget > 0}
-    system = _set_output(request, history.system, config, signed=bool(_SIGNED.match(model)), notes=notes)
-    body: dict[str, Any] = {"contents": _contents(history, signed=bool(_SIGNED.match(model)))}
+    signed = bool(_SIGNED.match(model))
+    contents, left_out = history.write("gemini", partial(_write, signed))
+    notes = [*history.notes, *left_out]
+    config = _config(request, target, model, notes)
+    system = _set_output(request, history.system, config, signed=signed, notes=notes)
+    body: dict[str, Any] = {"contents": Json([b"[", *contents, CLOSING, b"]"])}
     if system:
         body["systemInstruction"] = {"parts": [{"text": system}]}
     if request.tools:
@@ -113,10 +122,47 @@ def encode(request: Request, target: Target) -> HttpCall:
         ]}]  # fmt: skip
         if request.tool_choice is not None:
             body["toolConfig"] = {"functionCallingConfig": _choice(request.tool_choice)}
+        if request.parallel_tools is False:
+            notes.append("parallel_tools was left out: this vendor is not told")
     if config:
         body["generationConfig"] = config
     move = ":streamGenerateContent?alt=sse" if request.stream else ":generateContent"
     return post(f"{_base(target)}/{_path(model)}{move}", _auth(target), body, request, target, notes)
+
+
+def _config(request: Request, target: Target, model: str, notes: list[str]) -> dict[str, Any]:
+    config: dict[str, Any] = {}
+    if request.temperature is not None:
+        config["temperature"] = request.temperature
+    if request.max_tokens is not None:
+        config["maxOutputTokens"] = request.max_tokens
+    if request.stop:
+        config["stopSequences"] = list(request.stop[:MAX_STOPS])
+        if len(request.stop) > MAX_STOPS:
+            notes.append(f"stop was cut to {MAX_STOPS}: this vendor takes no more")
+    if request.seed is not None:
+        config["seed"] = request.seed
+    if thinking := _thinking(request, target, model, notes):
+        config["thinkingConfig"] = thinking
+    return config
+
+
+def _thinking(request: Request, target: Target, model: str, notes: list[str]) -> dict[str, Any] | None:
+    """A level from Gemini 3 on, tokens before it; never both."""
+    budget, effort = request.thinking_budget, request.effort
+    if UNTHINKING.match(model):
+        if budget or effort:
+            notes.append("effort and thinking_budget were left out: this model does not think")
+        return None
+    if budget is None and effort is not None:
+        if _SIGNED.match(model):
+            level = next(levels for name, levels in LEVELS if name.match(model))[effort]
+            if level != effort:
+                notes.append(f"effort {effort} was told as {level}: this model does not know it")
+            return {"thinkingLevel": level, "includeThoughts": True}
+        budget = EFFORT_TOKENS[effort]
+    budget = count(target.options.get("thinking_budget")) if budget is None else budget
+    return None if budget is None else {"thinkingBudget": budget, "includeThoughts": budget > 0}
 
 
 def probe(target: Target) -> HttpCall:
@@ -164,20 +210,14 @@ def _choice(choice: str) -> dict[str, Any]:
     return {"mode": mode} if mode else {"mode": "ANY", "allowedFunctionNames": [choice]}
 
 
-def _contents(history: History, *, signed: bool) -> list[dict[str, Any]]:
-    """Turns as contents: results and what the user says next are one, results first."""
-    contents: list[dict[str, Any]] = []
-    for index, turn in enumerate(history.turns):
-        role = "model" if turn.role == "assistant" else "user"
-        parts = [wire for part in turn.parts if (wire := _part(part)) is not None]
-        calls = [part for part in parts if "functionCall" in part]
-        if signed and calls and index >= history.loop_start:
-            calls[0].setdefault("thoughtSignature", _UNSIGNED)  # of parallel calls only the first is signed
-        if contents and contents[-1]["role"] == role:
-            contents[-1]["parts"] += parts
-        elif parts:
-            contents.append({"role": role, "parts": parts})
-    return contents
+def _write(signed: bool, turn: Turn, before: TurnRole | None, running: bool) -> tuple[bytes, list[str]]:
+    """Results and what the user says next are one content, results first."""
+    parts = [wire for part in turn.parts if (wire := _part(part)) is not None]
+    calls = [part for part in parts if "functionCall" in part]
+    if signed and calls and running:
+        calls[0].setdefault("thoughtSignature", _UNSIGNED)  # of parallel calls only the first is signed
+    notes = ["thinking without a signature was left out"] if len(parts) < len(turn.parts) else []
+    return in_role(ROLES[turn.role], before and ROLES[before], "parts", parts), notes
 
 
 def _part(part: Part) -> dict[str, Any] | None:

@@ -3,18 +3,24 @@
 Vendors answer 400 to what a long-lived history easily comes to hold: a call without its result, a result without its
 call, two calls with one id, two messages of one role in a row, an empty text, a tool's name that a model made up. So
 the rules they share are kept here once; what they do not share (where results stand, which ids) the dialect tells.
+
+A conversation grows at its end. What was tidied and written of its beginning is remembered (`memo`), so that one more
+turn costs what that turn costs.
 """
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Callable, Iterator
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, Literal, TypeAlias
 
 import attrs
 
 from cortex.messages import Image, Message, Part, Request, Text, Thinking, ToolCall, ToolResult
 from cortex.wire.codec import Target
+from cortex.wire.memo import Memo
+from cortex.wire.values import data_url, dumps
 
 TurnRole: TypeAlias = Literal["user", "assistant", "tool"]
 
@@ -36,18 +42,73 @@ class Turn:
         return tuple(part for part in self.parts if isinstance(part, ToolCall))
 
 
+@attrs.frozen(eq=False)
+class Written:
+    """A turn as a dialect wrote it: `running` when it was part of the running tool loop."""
+
+    turn: Turn
+    running: bool
+    data: bytes
+    notes: tuple[str, ...]
+
+
+Write: TypeAlias = Callable[[Turn, TurnRole | None, bool], tuple[bytes, Sequence[str]]]
+"""How a dialect writes a turn: the turn, the role of the one before it, whether it is part of the running tool loop ->
+its JSON, separated from what stands before, and what had to be left out."""
+
+
+def in_role(role: str, before: str | None, field: str, blocks: list[dict[str, Any]]) -> bytes:
+    """For dialects that join turns of one role: the blocks, in the list `field` of the message that is open.
+
+    `before` is the role of the turn before, None at the beginning. The last message stays open: `CLOSING` ends it.
+    """
+    data = dumps(blocks)[1:-1]
+    if role == before:
+        return b"," + data
+    opening = f'{{"role":"{role}","{field}":['.encode()
+    return (CLOSING + b"," if before else b"") + opening + data
+
+
+CLOSING = b"]}"
+
+
 @attrs.frozen
 class History:
-    """The tidied conversation: the system prompt, the turns, and what had to be left out."""
+    """The tidied conversation: the system prompt, the turns, and what had to be left out.
+
+    `loop_start`: where the running tool loop began, the index after the last turn a user wrote. `called`: the names of
+    the tools that were called.
+    """
 
     system: str
     turns: tuple[Turn, ...]
     notes: tuple[str, ...]
+    loop_start: int = 0
+    called: frozenset[str] = frozenset()
+    _written: dict[Hashable, list[Written]] = attrs.field(factory=dict, eq=False, repr=False)
 
-    @property
-    def loop_start(self) -> int:
-        """Where the running tool loop began: the index after the last turn a user wrote."""
-        return max((i + 1 for i, turn in enumerate(self.turns) if turn.role == "user"), default=0)
+    def write(self, dialect: Hashable, write: Write) -> tuple[list[bytes], tuple[str, ...]]:
+        """Each turn in a dialect, and what it had to leave out; turns that were written before are not written again.
+
+        `dialect` names all that `write` depends on beside its arguments.
+        """
+        known, turns = self._written.get(dialect, []), self.turns
+        keep = min(len(known), len(turns))
+        # A turn is written anew when it has grown, or when the loop it was part of has ended.
+        while keep and not (
+            known[keep - 1].turn is turns[keep - 1] and self._runs(keep - 1) is known[keep - 1].running
+        ):
+            keep -= 1
+        now = known[:keep]
+        for index in range(keep, len(turns)):
+            running = self._runs(index)
+            data, notes = write(turns[index], turns[index - 1].role if index else None, running)
+            now.append(Written(turns[index], running, data, tuple(notes)))
+        self._written[dialect] = now
+        return [one.data for one in now], tuple(dict.fromkeys(n for one in now if one.notes for n in one.notes))
+
+    def _runs(self, index: int) -> bool:
+        return index >= self.loop_start
 
 
 def tidy(request: Request, target: Target, id_of: Callable[[str], str], *, user_first: bool = False) -> History:
@@ -57,43 +118,130 @@ def tidy(request: Request, target: Target, id_of: Callable[[str], str], *, user_
     ids fit `id_of` and are used once; opaque parts of other issuers and empty texts are gone. With `user_first` a user
     opens the conversation, whatever it was trimmed to.
     """
-    return _Tidier(target, id_of).run(request, user_first)
+    messages = request.messages
+    first, scope = messages[0] if messages else None, (target.issuer, id_of, user_first)
+    past: _Past | None = _memo.get(first, scope) if first is not None else None
+    tidier = _Tidier(target, id_of, user_first)
+    if past is not None and past.fits(messages):
+        tidier.resume(past)
+    else:
+        past = None
+    tidier.take(messages[len(past.parts) if past else 0 :])
+    written = past.written if past else {}
+    if first is not None and tidier.settled:
+        _memo.put(first, scope, tidier.past(messages, written))
+    return tidier.history(request.system, written)
+
+
+_memo = Memo()
+
+
+@attrs.frozen(eq=False)
+class _Past:
+    """Messages, and what was made of them. `used` and the dicts are shared with who comes after, and only grow."""
+
+    roles: list[str]
+    parts: list[tuple[Part, ...]]
+    turns: list[Turn]
+    system: list[str]
+    notes: dict[str, None]
+    used: frozenset[str]
+    called: frozenset[str]
+    loop_start: int
+    written: dict[Hashable, list[Written]]
+
+    def fits(self, messages: tuple[Message, ...]) -> bool:
+        """Whether it was made of the beginning of these very messages."""
+        count = len(self.parts)
+        head = messages[:count]
+        return (
+            count <= len(messages)
+            and all(map(operator.is_, self.parts, [message.parts for message in head]))
+            and self.roles == [message.role for message in head]
+        )
 
 
 class _Tidier:
-    def __init__(self, target: Target, id_of: Callable[[str], str]) -> None:
+    def __init__(self, target: Target, id_of: Callable[[str], str], user_first: bool) -> None:
         self._issuer = target.issuer
         self._id_of = id_of
+        self._user_first = user_first
         self._used: set[str] = set()
+        self._called: set[str] = set()
         # Calls without a result: the id in the history -> the calls as we write them, as one id may stand twice.
         self._open: dict[str, list[ToolCall]] = {}
         self._results: dict[str, ToolResult] = {}  # for those that have one, by the id as we write it
         self._order: list[ToolCall] = []
         self._turns: list[Turn] = []
-        self.notes: list[str] = []
+        self._loop_start = 0
+        self._system: list[str] = []
+        self._notes: dict[str, None] = {}
 
-    def run(self, request: Request, user_first: bool) -> History:
-        system = [request.system]
-        for message in request.messages:
+    def resume(self, past: _Past) -> None:
+        """Go on from there."""
+        self._used, self._called = set(past.used), set(past.called)
+        self._turns, self._loop_start = [*past.turns], past.loop_start
+        self._system, self._notes = [*past.system], {**past.notes}
+
+    def take(self, messages: tuple[Message, ...]) -> None:
+        """The next messages."""
+        for message in messages:
             if message.role == "system":
-                system.append(message.text)
+                self._system.append(message.text)
             elif message.role == "assistant":
                 self._settle()
                 self._add("assistant", self._assistant(message))
             else:
                 self._user(message)
+
+    @property
+    def settled(self) -> bool:
+        """Whether every call so far has its result: what comes next can change nothing that is before it."""
+        return len(self._results) == len(self._order)
+
+    def past(self, messages: tuple[Message, ...], written: dict[Hashable, list[Written]]) -> _Past:
+        """What to remember of these messages."""
         self._settle()
-        if user_first and (not self._turns or self._turns[0].role != "user"):
-            self._turns.insert(0, Turn("user", (Text(OPENING),)))
-        return History("\n\n".join(filter(str.strip, system)), tuple(self._turns), tuple(dict.fromkeys(self.notes)))
+        return _Past(
+            [message.role for message in messages],
+            [message.parts for message in messages],
+            [*self._turns],
+            [*self._system],
+            {**self._notes},
+            frozenset(self._used),
+            frozenset(self._called),
+            self._loop_start,
+            written,
+        )
+
+    def history(self, system: str, written: dict[Hashable, list[Written]]) -> History:
+        """The end: what is still open is closed."""
+        self._settle()
+        if self._user_first and not self._turns:
+            self._add("user", (Text(OPENING),))
+        return History(
+            "\n\n".join(filter(str.strip, [system, *self._system])),
+            tuple(self._turns),
+            tuple(self._notes),
+            self._loop_start,
+            frozenset(self._called),
+            written,
+        )
+
+    def _note(self, words: str) -> None:
+        self._notes[words] = None
 
     def _add(self, role: TurnRole, parts: tuple[Part, ...]) -> None:
         if not parts:
             return
+        if self._user_first and not self._turns and role != "user":
+            self._add("user", (Text(OPENING),))
         if self._turns and self._turns[-1].role == role:
             self._turns[-1] = Turn(role, self._turns[-1].parts + parts)
         else:
             self._turns.append(Turn(role, parts))
+        if role == "user":
+            self._loop_start = len(self._turns)
 
     # ---------------------------------------------------------------------------------------------- an assistant's
 
@@ -111,20 +259,23 @@ class _Tidier:
                     if part.issuer == self._issuer:
                         yield part
                     else:
-                        self.notes.append("thinking of another issuer was left out")
+                        self._note("thinking of another issuer was left out")
                 case ToolCall():
                     yield self._call(part)
                 case _:
-                    self.notes.append(f"an assistant's {type(part).__name__} was left out")
+                    self._note(f"an assistant's {type(part).__name__} was left out")
 
     def _call(self, call: ToolCall) -> ToolCall:
-        ident = self._fresh_id(call.id)
+        ident, name = self._fresh_id(call.id), _safe_name(call.name)
         signature = call.signature if call.issuer == self._issuer else None
         if call.signature and not signature:
-            self.notes.append("a tool call's signature of another issuer was left out")
-        ours = attrs.evolve(call, id=ident, name=_safe_name(call.name), signature=signature)
+            self._note("a tool call's signature of another issuer was left out")
+        ours = call
+        if (ident, name, signature) != (call.id, call.name, call.signature):
+            ours = attrs.evolve(call, id=ident, name=name, signature=signature)
         self._open.setdefault(call.id, []).append(ours)
         self._order.append(ours)
+        self._called.add(name)
         return ours
 
     def _fresh_id(self, ident: str) -> str:
@@ -143,12 +294,15 @@ class _Tidier:
             match part:
                 case ToolResult():
                     self._result(part)
-                case Image() if not part.data and not part.url:
-                    self.notes.append("an image without data or url was left out")
-                case Text() | Image():
+                case Image():
+                    image = _whole(part)
+                    rest += [image] if image else []
+                    if not image:
+                        self._note("an image without data or url was left out")
+                case Text():
                     rest.append(part)
                 case _:
-                    self.notes.append(f"a user's {type(part).__name__} was left out")
+                    self._note(f"a user's {type(part).__name__} was left out")
         if rest:
             self._settle()
             self._add("user", tuple(rest))
@@ -156,19 +310,23 @@ class _Tidier:
     def _result(self, result: ToolResult) -> None:
         waiting = self._open.get(result.call_id)
         if not waiting:
-            self.notes.append("a tool result without its call was left out")
+            self._note("a tool result without its call was left out")
             return
         call = waiting.pop(0)
         content = result.content if result.content.strip() else NO_OUTPUT
-        self._results[call.id] = attrs.evolve(result, call_id=call.id, name=call.name, content=content)
+        if (call.id, call.name, content) != (result.call_id, result.name, result.content):
+            result = ToolResult(call.id, call.name, content, result.is_error)
+        self._results[call.id] = result
 
     def _settle(self) -> None:
         """Close the calls: one tool turn, with a result for each, in the order of the calls."""
+        if not self._order:
+            return
         parts: list[Part] = []
         for call in self._order:
             result = self._results.get(call.id)
             if result is None:
-                self.notes.append("a tool call without a result was answered as not run")
+                self._note("a tool call without a result was answered as not run")
                 result = ToolResult(call.id, call.name, NO_RESULT, is_error=True)
             parts.append(result)
         self._open.clear()
@@ -177,22 +335,36 @@ class _Tidier:
         self._add("tool", tuple(parts))
 
 
+def _whole(image: Image) -> Image | None:
+    """The image with its bytes, if its URL holds them; None when there is nothing in it."""
+    if image.data or not (image.url or "").startswith("data:"):
+        return image if image.data or image.url else None
+    media_type, data = data_url(image.url or "")
+    return Image(image.media_type or media_type, data) if data else None
+
+
 def _joined(parts: tuple[Part, ...]) -> Iterator[Part]:
     """The parts with neighbouring texts glued together, and texts of nothing but white space left out."""
-    held = ""
-    for part in parts:
+    held: list[Text] = []
+    for part in (*parts, None):
         if isinstance(part, Text):
-            held += part.text
+            held.append(part)
             continue
-        if held.strip():
-            yield Text(held)
-        held = ""
-        yield part
-    if held.strip():
-        yield Text(held)
+        if held:
+            text = held[0] if len(held) == 1 else Text("".join(one.text for one in held))
+            held.clear()
+            if text.text.strip():
+                yield text
+        if part is not None:
+            yield part
+
+
+_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_-]{0,63}")
 
 
 def _safe_name(name: str) -> str:
     """A tool's name every vendor takes; one that a model made up must not spoil the history for good."""
+    if _NAME.fullmatch(name):
+        return name
     name = re.sub(r"[^a-zA-Z0-9_-]", "_", name)[:64]
     return name if re.match("[a-zA-Z_]", name) else f"_{name}"[:64]

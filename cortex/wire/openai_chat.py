@@ -8,6 +8,7 @@ without a finish reason ends an answer too, when there is one: some gateways los
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from cortex.messages import (
@@ -26,10 +27,20 @@ from cortex.messages import (
     ToolResult,
     Usage,
 )
-from cortex.wire.codec import HttpCall, HttpReply, Target, Wire, post
+from cortex.wire.codec import HttpCall, HttpReply, Json, Target, Wire, post
 from cortex.wire.draft import OpenCall, newest
-from cortex.wire.history import History, Turn, tidy
-from cortex.wire.openai_common import RULES, address, auth, image_url, named_schema, probe, system_of
+from cortex.wire.history import Turn, TurnRole, tidy
+from cortex.wire.openai_common import (
+    RULES,
+    address,
+    auth,
+    effort_of,
+    image_url,
+    named_schema,
+    probe,
+    set_sampling,
+    system_of,
+)
 from cortex.wire.openai_rows import Row, row_of
 from cortex.wire.stream import Fold, StreamDecoder, decode_with
 from cortex.wire.values import (
@@ -69,8 +80,9 @@ def encode(request: Request, target: Target) -> HttpCall:
     """The call for `POST .../chat/completions`. Options: `organization`, `project`; `api_version` (Azure)."""
     row = row_of(target)
     history = tidy(request, target, row.call_id)
-    notes = list(history.notes)
-    body: dict[str, Any] = {"model": target.model, "messages": _messages(request, history, row, notes)}
+    messages, left_out = history.write(("openai_chat", row.thinking_field), partial(_write, row.thinking_field))
+    notes = [*history.notes, *left_out]
+    body: dict[str, Any] = {"model": target.model, "messages": _messages(system_of(request, history, row), messages)}
     if request.tools:
         body["tools"] = [
             {"type": "function", "function": {"name": t.name, "description": t.description, "parameters": t.parameters}}
@@ -81,13 +93,11 @@ def encode(request: Request, target: Target) -> HttpCall:
     if request.output:
         schema = {"type": "json_schema", "json_schema": named_schema(request.output, row)}
         body["response_format"] = schema if row.json_schema else {"type": "json_object"}
-    if request.temperature is not None:
-        if row.fixes_temperature(target.model):
-            notes.append("temperature was left out: this model takes only its own")
-        else:
-            body["temperature"] = request.temperature
     if request.max_tokens is not None:
         body[row.limit_field(target.model)] = request.max_tokens
+    set_sampling(body, request, target, row, notes)
+    _set_thinking(body, request, target, row, notes)
+    _set_stop_and_seed(body, request, target, row, notes)
     if request.stream:
         body["stream"] = True
         if row.stream_usage:
@@ -99,18 +109,44 @@ def _choice(choice: str) -> str | dict[str, Any]:
     return choice if choice in ("none", "required") else {"type": "function", "function": {"name": choice}}
 
 
-def _messages(request: Request, history: History, row: Row, notes: list[str]) -> list[dict[str, Any]]:
-    system = system_of(request, history, row)
-    messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
-    for index, turn in enumerate(history.turns):
-        if turn.role == "assistant":
-            thinking = row.thinking_field if index >= history.loop_start else None
-            messages.append(_assistant(turn, thinking, notes))
-        elif turn.role == "user":
-            messages.append({"role": "user", "content": _user_content(turn.parts)})
+def _set_thinking(body: dict[str, Any], request: Request, target: Target, row: Row, notes: list[str]) -> None:
+    word = effort_of(request, target, row, notes)
+    if row.reasoning and request.thinking_budget is not None:  # one of them, the more exact
+        body["reasoning"] = {"max_tokens": request.thinking_budget}
+    elif row.reasoning and word:
+        body["reasoning"] = {"effort": word}
+    elif word:
+        body["reasoning_effort"] = word
+
+
+def _set_stop_and_seed(body: dict[str, Any], request: Request, target: Target, row: Row, notes: list[str]) -> None:
+    if request.stop and not row.takes_stops(target.model):
+        notes.append("stop was left out: this model takes none")
+    elif request.stop:
+        body["stop"] = list(request.stop[: row.stops])
+        if len(body["stop"]) < len(request.stop):
+            notes.append(f"stop was cut to {row.stops}: this vendor takes no more")
+    if request.seed is not None:
+        if row.seed:
+            body[row.seed] = request.seed
         else:
-            messages += [_result(part) for part in turn.parts if isinstance(part, ToolResult)]
-    return messages
+            notes.append("seed was left out: this vendor takes none")
+
+
+def _messages(system: str, messages: list[bytes]) -> Json:
+    first = dumps({"role": "system", "content": system}) if system else b""
+    return Json([b"[", first, b"," if first and messages else b"", *messages, b"]"])
+
+
+def _write(thinking_field: str | None, turn: Turn, before: TurnRole | None, running: bool) -> tuple[bytes, list[str]]:
+    notes: list[str] = []
+    if turn.role == "assistant":
+        messages = [_assistant(turn, thinking_field if running else None, notes)]
+    elif turn.role == "user":
+        messages = [{"role": "user", "content": _user_content(turn.parts)}]
+    else:
+        messages = [_result(part) for part in turn.parts if isinstance(part, ToolResult)]
+    return (b"," if before else b"") + dumps(messages)[1:-1], notes
 
 
 def _user_content(parts: tuple[Part, ...]) -> str | list[dict[str, Any]]:

@@ -115,6 +115,34 @@ def named_schema(output: OutputSchema, row: Row) -> dict[str, Any]:
     return {**schema, "strict": True} if is_strict(output.schema) else schema
 
 
+def set_sampling(body: dict[str, Any], request: Request, target: Target, row: Row, notes: list[str]) -> None:
+    """What both dialects call the same, as far as the model takes it."""
+    if request.temperature is not None:
+        if row.fixes_temperature(target.model):
+            notes.append("temperature was left out: this model takes only its own")
+        else:
+            body["temperature"] = request.temperature
+    if request.parallel_tools is not None and request.tools:
+        if row.takes_parallel(target.model):
+            body["parallel_tool_calls"] = request.parallel_tools
+        else:
+            notes.append("parallel_tools was left out: this model is not told")
+
+
+def effort_of(request: Request, target: Target, row: Row, notes: list[str]) -> str | None:
+    """The model's word for the request's effort."""
+    if request.effort is None:
+        if request.thinking_budget is not None and not row.reasoning:
+            notes.append("thinking_budget was left out: this dialect knows an effort, no number of tokens")
+        return None
+    word = row.effort(target.model, request.effort)
+    if word is None:
+        notes.append("effort was left out: this model takes none")
+    elif word != request.effort:
+        notes.append(f"effort {request.effort} was told as {word}: this model does not know it")
+    return word
+
+
 def image_url(image: Image) -> str:
     """An image as a URL, with its bytes in it if there are any."""
     return f"data:{media_type(image)};base64,{base64_of(image)}" if image.data else image.url or ""

@@ -9,6 +9,7 @@ read of a model's reasoning comes encrypted and goes back as it came, to the one
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import Any
 
 import attrs
@@ -29,11 +30,21 @@ from cortex.messages import (
     ToolResult,
     Usage,
 )
-from cortex.wire.codec import HttpCall, HttpReply, Target, Wire, post
+from cortex.wire.codec import HttpCall, HttpReply, Json, Target, Wire, post
 from cortex.wire.draft import OpenCall, Run, newest
-from cortex.wire.history import History, Turn, tidy
-from cortex.wire.openai_common import RULES, address, auth, image_url, named_schema, probe, system_of
-from cortex.wire.openai_rows import Row, row_of
+from cortex.wire.history import Turn, TurnRole, tidy
+from cortex.wire.openai_common import (
+    RULES,
+    address,
+    auth,
+    effort_of,
+    image_url,
+    named_schema,
+    probe,
+    set_sampling,
+    system_of,
+)
+from cortex.wire.openai_rows import row_of
 from cortex.wire.stream import Fold, StreamDecoder, decode_with
 from cortex.wire.values import arguments_text, as_dict, as_list, as_text, count, dumps, loads
 
@@ -51,13 +62,15 @@ def encode(request: Request, target: Target) -> HttpCall:
     """The call for `POST .../responses`. Options: `organization`, `project`; `api_version` (Azure)."""
     row = row_of(target)
     history = tidy(request, target, row.call_id)
-    notes = list(history.notes)
+    thinks_aloud = row.thinking_field is not None
+    items, left_out = history.write(("openai_responses", thinks_aloud), partial(_write, thinks_aloud))
+    notes = [*history.notes, *left_out]
     body: dict[str, Any] = {"model": target.model, "store": False}
     if row.encrypts_reasoning(target.model):
         body["include"] = ["reasoning.encrypted_content"]
     if system := system_of(request, history, row):
         body["instructions"] = system
-    body["input"] = _input(history, row, notes)
+    body["input"] = Json([b"[", *items, b"]"])
     if request.tools:
         body["tools"] = [  # strict unless told otherwise, and few schemas are fit for that
             {
@@ -74,13 +87,14 @@ def encode(request: Request, target: Target) -> HttpCall:
     if request.output:
         schema = {"type": "json_schema", **named_schema(request.output, row)}
         body["text"] = {"format": schema if row.json_schema else {"type": "json_object"}}
-    if request.temperature is not None:
-        if row.fixes_temperature(target.model):
-            notes.append("temperature was left out: this model takes only its own")
-        else:
-            body["temperature"] = request.temperature
     if request.max_tokens is not None:
         body["max_output_tokens"] = request.max_tokens
+    set_sampling(body, request, target, row, notes)
+    if word := effort_of(request, target, row, notes):
+        body["reasoning"] = {"effort": word}
+    for name in ("stop", "seed"):
+        if getattr(request, name) not in ((), None):
+            notes.append(f"{name} was left out: this dialect has none")
     if request.stream:
         body["stream"] = True
     return post(address(target, "/responses"), auth(target), body, request, target, notes)
@@ -90,17 +104,15 @@ def _choice(choice: str) -> str | dict[str, Any]:
     return choice if choice in ("none", "required") else {"type": "function", "name": choice}
 
 
-def _input(history: History, row: Row, notes: list[str]) -> list[dict[str, Any]]:
-    items: list[dict[str, Any]] = []
-    for index, turn in enumerate(history.turns):
-        if turn.role == "user":
-            items.append({"type": "message", "role": "user", "content": _user_content(turn.parts)})
-        elif turn.role == "assistant":
-            takes_text = row.thinking_field is not None and index >= history.loop_start
-            items += _answered(turn, takes_text, notes)
-        else:
-            items += [_result(part) for part in turn.parts if isinstance(part, ToolResult)]
-    return items
+def _write(thinks_aloud: bool, turn: Turn, before: TurnRole | None, running: bool) -> tuple[bytes, list[str]]:
+    notes: list[str] = []
+    if turn.role == "user":
+        items = [{"type": "message", "role": "user", "content": _user_content(turn.parts)}]
+    elif turn.role == "assistant":
+        items = _answered(turn, thinks_aloud and running, notes)
+    else:
+        items = [_result(part) for part in turn.parts if isinstance(part, ToolResult)]
+    return (b"," if before else b"") + dumps(items)[1:-1], notes
 
 
 def _user_content(parts: tuple[Part, ...]) -> str | list[dict[str, Any]]:

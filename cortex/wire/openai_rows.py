@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from cortex.messages import Effort
 from cortex.wire.codec import Target
 from cortex.wire.values import as_dict, as_list, id_grammar
 
@@ -22,6 +23,19 @@ _FIXED_TEMPERATURE = re.compile(r"o[1-9]|gpt-5(?!-chat|\.)")
 _ANY_ID = id_grammar(r".{1,64}", "call_", 29)
 
 
+def _graded(efforts: str, models: str = "") -> Callable[[str, Effort], str | None]:
+    """How an effort is told to models whose name fits: by the nearest of `efforts`; None to others."""
+    known, fits = efforts.split(), re.compile(models).match
+    return lambda model, effort: (effort if effort in known else known[0]) if fits(model) else None
+
+
+def _openai_effort(model: str, effort: Effort) -> str | None:
+    """Only gpt-5 itself knows "minimal": https://platform.openai.com/docs/guides/reasoning"""
+    if not _REASONING.match(model) or "-chat" in model:
+        return None
+    return "low" if effort == "minimal" and not re.match(r"gpt-5(?!\.)", model) else effort
+
+
 @attrs.frozen
 class Row:
     """A server. `host`: its name or the end of it.
@@ -29,7 +43,9 @@ class Row:
     `names_reasoning_models`: model names mean what they mean at OpenAI. `encrypts`: gives encrypted reasoning, to be
     brought back, where the model's name tells that it reasons. `stream_usage`: knows
     `stream_options.include_usage`. `json_schema`: knows it as a response format. `thinking_field`: takes the thinking
-    of a running tool loop back in this field. `call_id`: its grammar of call ids.
+    of a running tool loop back in this field. `call_id`: its grammar of call ids. `seed`: what the seed is called, None
+    where there is none. `effort`: a model's word for an effort, None where it takes none. `reasoning`: takes effort and
+    budget in an object of that name. `stops`: how many stop texts at most.
     """
 
     host: str
@@ -39,6 +55,10 @@ class Row:
     json_schema: bool = True
     thinking_field: str | None = None
     call_id: Callable[[str], str] = _ANY_ID
+    seed: str | None = "seed"
+    effort: Callable[[str, Effort], str | None] = _graded("low medium high")
+    reasoning: bool = False
+    stops: int | None = None
 
     def limit_field(self, model: str) -> str:
         """What the limit of the answer's tokens is called."""
@@ -47,6 +67,14 @@ class Row:
     def fixes_temperature(self, model: str) -> bool:
         """Whether this model refuses a temperature."""
         return self.names_reasoning_models and bool(_FIXED_TEMPERATURE.match(model))
+
+    def takes_stops(self, model: str) -> bool:
+        """Whether this model can be told where to stop."""
+        return not (self.names_reasoning_models and _REASONING.match(model))
+
+    def takes_parallel(self, model: str) -> bool:
+        """Whether this model can be told to call one tool at a time, or several."""
+        return not (self.names_reasoning_models and re.match("o[1-9]", model))
 
     def encrypts_reasoning(self, model: str) -> bool:
         """Whether this model can be asked for its reasoning, encrypted."""
@@ -61,19 +89,27 @@ class Row:
 _MISTRAL_ID = id_grammar(r"[a-zA-Z0-9]{9}", "", 9)
 
 _OPENAI_ID = id_grammar(r".{1,40}", "call_", 29)
+_NO_EFFORT = _graded("low", "(?!)")
 
-AZURE = Row("azure.com", names_reasoning_models=True, encrypts=True, call_id=_OPENAI_ID)
+AZURE = Row("azure.com", names_reasoning_models=True, encrypts=True, call_id=_OPENAI_ID, effort=_openai_effort, stops=4)
 ROWS = (
-    Row("api.openai.com", names_reasoning_models=True, encrypts=True, call_id=_OPENAI_ID),
-    # https://docs.mistral.ai/api: usage comes unasked and the option is refused; a call's id has nine characters.
-    Row("mistral.ai", stream_usage=False, call_id=_MISTRAL_ID),
+    Row(
+        "api.openai.com", names_reasoning_models=True, encrypts=True, call_id=_OPENAI_ID, effort=_openai_effort, stops=4
+    ),
+    # https://docs.mistral.ai/api: usage comes unasked, and an option it does not know is refused; a call's id has nine
+    # characters.
+    Row("mistral.ai", stream_usage=False, call_id=_MISTRAL_ID, seed="random_seed", effort=_NO_EFFORT),
     # https://docs.x.ai/docs/guides/reasoning
-    Row("x.ai", encrypts=True),
+    Row("x.ai", encrypts=True, effort=_graded("low high", "grok-3-mini")),
     # https://api-docs.deepseek.com/guides/json_mode and .../thinking_mode
-    Row("deepseek.com", json_schema=False, thinking_field="reasoning_content"),
+    Row("deepseek.com", json_schema=False, thinking_field="reasoning_content", seed=None, effort=_NO_EFFORT, stops=16),
     # https://platform.moonshot.ai/docs/guide/use-kimi-k2-thinking-model
-    Row("moonshot.ai", thinking_field="reasoning_content"),
-    Row("moonshot.cn", thinking_field="reasoning_content"),
+    Row("moonshot.ai", thinking_field="reasoning_content", seed=None, effort=_NO_EFFORT, stops=5),
+    Row("moonshot.cn", thinking_field="reasoning_content", seed=None, effort=_NO_EFFORT, stops=5),
+    # https://console.groq.com/docs/reasoning
+    Row("groq.com", effort=_graded("low medium high", "openai/gpt-oss"), stops=4),
+    # https://openrouter.ai/docs/use-cases/reasoning-tokens
+    Row("openrouter.ai", effort=_graded("minimal low medium high"), reasoning=True),
 )
 _OTHER = Row("")
 

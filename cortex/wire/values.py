@@ -7,6 +7,7 @@ reading it gives a value or a ValueError, never anything else.
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import json
 import math
@@ -152,10 +153,27 @@ def id_grammar(pattern: str, prefix: str, length: int) -> Callable[[str], str]:
 _MAGIC = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"), (b"RIFF", "image/webp"))
 
 
+_ENDING = re.compile(r"\.(png|jpe?g|gif|webp)$", re.IGNORECASE)
+
+
 def media_type(image: Image) -> str:
-    """What kind of image: as told, else by its first bytes, else PNG."""
-    data = image.data or b""
-    return image.media_type or next((kind for magic, kind in _MAGIC if data.startswith(magic)), "image/png")
+    """What kind of image: as told, else by its first bytes or its address's ending, else PNG."""
+    if image.media_type:
+        return image.media_type
+    if image.data:
+        return next((kind for magic, kind in _MAGIC if image.data.startswith(magic)), "image/png")
+    ending = _ENDING.search(re.split("[?#]", image.url or "", maxsplit=1)[0])
+    return f"image/{ending[1].lower().replace('jpg', 'jpeg')}" if ending else "image/png"
+
+
+def data_url(url: str) -> tuple[str | None, bytes]:
+    """The type and the bytes of a data URL; no bytes when it is none, or not in base64."""
+    head, _, payload = url.removeprefix("data:").partition(",")
+    try:
+        data = base64.b64decode(payload, validate=True) if head.endswith(";base64") else b""
+    except (binascii.Error, ValueError):
+        data = b""
+    return head.split(";")[0] or None, data
 
 
 def base64_of(image: Image) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -68,6 +70,26 @@ def _sse() -> Callable[..., bytes]:
 @pytest.fixture(scope="session", name="reply")
 def _reply() -> Callable[..., HttpReply]:
     return reply
+
+
+def module(name: str) -> ModuleType:
+    """A helper module of this folder, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"wire_{name}", Path(__file__).with_name(f"{name}.py"))
+    assert spec
+    assert spec.loader
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+@pytest.fixture(scope="session")
+def rules() -> ModuleType:
+    return module("rules")
+
+
+@pytest.fixture(scope="session")
+def conversations() -> ModuleType:
+    return module("conversations")
 
 
 def recorded_root() -> Path | None:

@@ -118,7 +118,7 @@ def test_a_whole_conversation() -> None:
             {"type": "text", "text": "next"},
         ],
     }
-    assert call.notes == ("thinking of another issuer was left out",)
+    assert call.notes == ("thinking of another issuer was left out", "thinking without a signature was left out")
 
 
 def test_a_conversation_that_was_trimmed_begins_with_a_user_and_a_prefill_ends_in_no_blank() -> None:

@@ -138,6 +138,7 @@ def test_a_whole_conversation() -> None:
     assert set(call.notes) == {
         "thinking of another issuer was left out",
         "a tool call's signature of another issuer was left out",
+        "thinking without a signature was left out",
     }
 
 
