@@ -114,9 +114,9 @@ class Request:
     """One model call, in nobody's dialect.
 
     `messages` holds no system message: the system prompt is `system`. `tool_choice` is None (the model decides),
-    "none", "required" or a tool's name; with `parallel_tools` False it calls one at a time. `stop` ends the answer where
-    one of these texts would begin. `effort` and `thinking_budget` (tokens, 0: none) are two ways to say how much to
-    think: a vendor is told the one it knows. `extra` goes into the vendor's body as it stands.
+    "none", "required" or a tool's name; with `parallel_tools` False it calls one at a time. `stop` ends the answer
+    where one of these texts would begin. `effort` and `thinking_budget` (tokens, 0: none) are two ways to say how much
+    to think: a vendor is told the one it knows. `extra` goes into the vendor's body as it stands.
     """
 
     messages: tuple[Message, ...] = attrs.field(repr=False)

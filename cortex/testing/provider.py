@@ -159,16 +159,18 @@ class FaultProvider:
         Raises what a callable in the script raises.
         """
         body = _parsed(request.content)
-        call = self.dialect.parse(request.path, request.query, body) if request.method == "POST" else None
+        dialect, call = self.dialect, None
+        if request.method == "POST":
+            dialect, call = dialect.hear(request.path, request.query, body)
         asked = call or Call(model="", text="")
         seen = Seen(
             request.method, request.path, request.query, request.headers, body,
             asked.text, asked.model, asked.stream, at, connection,
         )  # fmt: skip
         index = self._log.add(seen)
-        stage = Stage(self.dialect, asked, seen, f"{self._number:02d}{index + 1:06d}")
+        stage = Stage(dialect, asked, seen, f"{self._number:02d}{index + 1:06d}")
         if call is None:
-            return index, play(elsewhere(self.dialect, request.method, request.path), stage)
+            return index, play(elsewhere(dialect, request.method, request.path), stage)
         return index, play(resolved(self._next(), seen), stage)
 
     def left(self, index: int) -> None:

@@ -92,9 +92,8 @@ def encode(request: Request, target: Target) -> HttpCall:
     set_sampling(body, request, target, row, notes)
     if word := effort_of(request, target, row, notes):
         body["reasoning"] = {"effort": word}
-    for name in ("stop", "seed"):
-        if getattr(request, name) not in ((), None):
-            notes.append(f"{name} was left out: this dialect has none")
+    unsaid = [name for name in ("stop", "seed") if getattr(request, name) not in ((), None)]
+    notes += [f"{name} was left out: this dialect has none" for name in unsaid]
     if request.stream:
         body["stream"] = True
     return post(address(target, "/responses"), auth(target), body, request, target, notes)

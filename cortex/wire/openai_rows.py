@@ -29,6 +29,9 @@ def _graded(efforts: str, models: str = "") -> Callable[[str, Effort], str | Non
     return lambda model, effort: (effort if effort in known else known[0]) if fits(model) else None
 
 
+_ANY_EFFORT = _graded("low medium high")
+
+
 def _openai_effort(model: str, effort: Effort) -> str | None:
     """Only gpt-5 itself knows "minimal": https://platform.openai.com/docs/guides/reasoning"""
     if not _REASONING.match(model) or "-chat" in model:
@@ -56,7 +59,7 @@ class Row:
     thinking_field: str | None = None
     call_id: Callable[[str], str] = _ANY_ID
     seed: str | None = "seed"
-    effort: Callable[[str, Effort], str | None] = _graded("low medium high")
+    effort: Callable[[str, Effort], str | None] = _ANY_EFFORT
     reasoning: bool = False
     stops: int | None = None
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from attrs import evolve
+
 from .anthropic import ANTHROPIC
 from .gemini import GEMINI
 from .openai_chat import OPENAI_CHAT
+from .openai_responses import OPENAI_RESPONSES
 from .shape import Answer, Call, Dialect, Event, dumps
 
-DIALECTS = {dialect.name: dialect for dialect in (OPENAI_CHAT, ANTHROPIC, GEMINI)}
+OPENAI = evolve(OPENAI_CHAT, also=(OPENAI_RESPONSES,))
+DIALECTS = {dialect.name: dialect for dialect in (OPENAI, ANTHROPIC, GEMINI)}
 
 __all__ = ["DIALECTS", "Answer", "Call", "Dialect", "Event", "dumps"]

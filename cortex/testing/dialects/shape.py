@@ -73,6 +73,12 @@ class Dialect:
     status_of: Callable[[str | None], int]  # the status that an in-stream error's type has outside a stream
     models: dict[str, Any]
     indent: int | None = field(default=None)
+    also: tuple[Dialect, ...] = field(default=())  # what else is spoken at the same address
+
+    def hear(self, path: str, query: str, body: Any) -> tuple[Dialect, Call | None]:
+        """The dialect a request is in, and the call it makes; None: no such place."""
+        spoken = ((dialect, dialect.parse(path, query, body)) for dialect in (self, *self.also))
+        return next(((dialect, call) for dialect, call in spoken if call is not None), (self, None))
 
 
 def dumps(value: object, indent: int | None = None) -> bytes:

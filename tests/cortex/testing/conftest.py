@@ -11,8 +11,13 @@ import httpx
 import pytest
 from attrs import evolve, frozen
 
-DIALECTS = ("openai", "anthropic", "gemini")
-FINAL = {"openai": "data: [DONE]", "anthropic": '"message_stop"', "gemini": '"finishReason"'}
+DIALECTS = ("openai", "openai_responses", "anthropic", "gemini")
+FINAL = {
+    "openai": "data: [DONE]",
+    "openai_responses": '"response.completed"',
+    "anthropic": '"message_stop"',
+    "gemini": '"finishReason"',
+}
 
 
 @frozen
@@ -30,6 +35,7 @@ class Vendor:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.provider = "openai" if name == "openai_responses" else name  # whom the wall lets answer
 
     def request(self, base_url: str, text: str = "hi", *, stream: bool = False, **fields: Any) -> dict[str, Any]:
         """Arguments for `httpx.Client.build_request`."""
@@ -37,6 +43,10 @@ class Vendor:
             place = "streamGenerateContent?alt=sse" if stream else "generateContent"
             body = {"contents": [{"role": "user", "parts": [{"text": text}]}], **fields}
             return {"method": "POST", "url": f"{base_url}/v1beta/models/gemini-2.5-flash:{place}", "json": body}
+        if self.name == "openai_responses":
+            body = {"model": "model-1", "input": [{"role": "user", "content": text}], **fields}
+            body |= {"stream": True} if stream else {}
+            return {"method": "POST", "url": f"{base_url}/responses", "json": body}
         path = "/chat/completions" if self.name == "openai" else "/v1/messages"
         body = {"model": "model-1", "messages": [{"role": "user", "content": text}], **fields}
         return {"method": "POST", "url": base_url + path, "json": {**body, **({"stream": True} if stream else {})}}
@@ -58,15 +68,20 @@ class Vendor:
             return Outcome(status, value["error"]["message"])
         if self.name == "openai":
             return Outcome(status, value["choices"][0]["message"]["content"], finished=True)
+        if self.name == "openai_responses":
+            said = [part for item in value["output"] for part in item.get("content", ())]
+            return Outcome(status, "".join(part["text"] for part in said), finished=True)
         if self.name == "anthropic":
             return Outcome(status, "".join(part.get("text", "") for part in value["content"]), finished=True)
         return Outcome(status, self._gemini(value), finished=True)
 
     def _piece(self, event: dict[str, Any]) -> str:
-        if "error" in event:
+        if event.get("error"):
             return "!" + event["error"]["message"]
         if self.name == "openai":
             return "".join(choice["delta"].get("content") or "" for choice in event["choices"])
+        if self.name == "openai_responses":
+            return event["delta"] if event["type"] == "response.output_text.delta" else ""
         if self.name == "anthropic":
             return str(event.get("delta", {}).get("text", ""))
         return self._gemini(event)

@@ -90,7 +90,7 @@ async def test_over_sockets_in_the_callers_loop(
 ) -> None:
     autojump_clock.autojump_threshold = 0.01  # the system may take a moment to carry bytes between two sockets
     async with FaultWall() as wall, httpx.AsyncClient(**plain) as client:
-        provider = wall.add(asking.vendor.name)
+        provider = wall.add(asking.vendor.provider)
         provider.script(action)
         assert await asking.trio(client, provider.base_url, stream=stream) == outcome(**expected)
         assert await asking.trio(client, provider.base_url, stream=False) == outcome(
@@ -101,7 +101,7 @@ async def test_over_sockets_in_the_callers_loop(
 @TABLE
 async def test_in_memory(asking, outcome, plain, autojump_clock, action, stream, expected) -> None:
     wall = FaultWall()
-    provider = wall.add(asking.vendor.name)
+    provider = wall.add(asking.vendor.provider)
     provider.script(action)
     async with httpx.AsyncClient(transport=wall.transport(), **plain) as client:
         assert await asking.trio(client, provider.base_url, stream=stream) == outcome(**expected)
@@ -113,7 +113,7 @@ async def test_in_memory(asking, outcome, plain, autojump_clock, action, stream,
 def test_over_sockets_from_a_plain_thread(asking, outcome, plain) -> None:
     quick = [row for row in CASES if row[3].get("error") != "ReadTimeout"]
     with FaultWall() as wall, httpx.Client(**plain) as client:
-        provider = wall.add(asking.vendor.name)
+        provider = wall.add(asking.vendor.provider)
         provider.script(*(row[1] for row in quick))
         got = [asking.sync(client, provider.base_url, stream=row[2]) for row in quick]
     assert got == [outcome(**row[3]) for row in quick]
@@ -125,7 +125,7 @@ def test_over_sockets_from_a_plain_thread(asking, outcome, plain) -> None:
 @pytest.mark.parametrize("memory", [True, False], ids=["memory", "sockets"])
 async def test_gzip_that_is_none(asking, outcome, plain, memory) -> None:
     async with FaultWall() as wall:
-        provider = wall.add(asking.vendor.name)
+        provider = wall.add(asking.vendor.provider)
         provider.script(Garbage("gzip"))
         async with httpx.AsyncClient(transport=wall.transport() if memory else None, **plain) as client:
             request = client.build_request(**asking.vendor.request(provider.base_url))
@@ -138,7 +138,7 @@ async def test_gzip_that_is_none(asking, outcome, plain, memory) -> None:
 
 def test_gzip_that_is_none_cannot_be_decoded(asking, outcome, plain) -> None:
     with FaultWall() as wall, httpx.Client(**plain) as client:
-        provider = wall.add(asking.vendor.name)
+        provider = wall.add(asking.vendor.provider)
         provider.script(Garbage("gzip"))
         assert asking.sync(client, provider.base_url, stream=False) == outcome(200, error="DecodingError")
 
@@ -147,7 +147,7 @@ def test_gzip_that_is_none_cannot_be_decoded(asking, outcome, plain) -> None:
     ("action", "stream", "seconds"),
     [
         (Delay(30, Delay(10)), False, 40),
-        (Reply("a b c", pace=2), True, {"openai": 10, "anthropic": 16, "gemini": 6}),
+        (Reply("a b c", pace=2), True, {"openai": 10, "openai_responses": 20, "anthropic": 16, "gemini": 6}),
         (Pings(3, 20), True, 60),
         (Pings(3, 20), False, 60),
     ],
@@ -156,7 +156,7 @@ def test_gzip_that_is_none_cannot_be_decoded(asking, outcome, plain) -> None:
 async def test_waits_are_of_the_loops_clock(asking, plain, autojump_clock, action, stream, seconds, memory) -> None:
     autojump_clock.autojump_threshold = 0.01
     async with FaultWall() as wall:
-        provider = wall.add(asking.vendor.name)
+        provider = wall.add(asking.vendor.provider)
         provider.script(action)
         async with httpx.AsyncClient(
             transport=wall.transport() if memory else None, **{**plain, "timeout": None}

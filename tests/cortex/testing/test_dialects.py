@@ -12,12 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cortex.testing import Cut, Reply, Seen, Status, StreamError, ToolCalls
-from cortex.testing.dialects import DIALECTS, Call
+from cortex.testing.dialects import DIALECTS, OPENAI_RESPONSES, Call
 from cortex.testing.play import Data, End, Head, Stage, play
 
-FOLDERS = {"openai": "openai_chat", "anthropic": "anthropic", "gemini": "gemini"}
+SPOKEN = {**DIALECTS, OPENAI_RESPONSES.name: OPENAI_RESPONSES}
+FOLDERS = {
+    "openai": "openai_chat",
+    "openai_responses": "openai_responses",
+    "anthropic": "anthropic",
+    "gemini": "gemini",
+}
 # What we send and no recorded answer of the vendor itself happens to have.
-OURS = {"openai": {"choices.[].delta.reasoning_content"}, "anthropic": set(), "gemini": set()}
+OURS = {"openai": {"choices.[].delta.reasoning_content"}}
 REPLIES = [
     Reply("Paris is nice."),
     Reply("Paris is nice.", thinking="Let me think."),
@@ -30,7 +36,7 @@ NEVER_OPENED = {"input", "args"}  # below these the names are the caller's
 def staged(dialect: str, *, stream: bool, sse: bool = True, text: str = "hi there") -> Stage:
     call = Call(model="model-1", text=text, stream=stream, sse=sse, usage=True)
     seen = Seen("POST", "/", "", {}, {}, text, "model-1", stream, 0.0, 1)
-    return Stage(DIALECTS[dialect], call, seen, "01000001")
+    return Stage(SPOKEN[dialect], call, seen, "01000001")
 
 
 def sent(action: Any, stage: Stage) -> tuple[Head, bytes]:
@@ -78,7 +84,7 @@ def recorded() -> Path:
 @pytest.mark.parametrize("dialect", FOLDERS)
 @pytest.mark.parametrize("kind", ["json", "sse", "error"])
 def test_no_name_that_no_vendor_sends(recorded, dialect, kind) -> None:
-    known = set(OURS[dialect])
+    known = set(OURS.get(dialect, ()))
     for file in (recorded / FOLDERS[dialect]).glob("*.json"):
         case = json.loads(file.read_text())
         if (case["response"]["status"] != 200) == (kind == "error") and (kind == "error" or f"-{kind}-" in file.name):
@@ -104,6 +110,36 @@ def test_order_of_an_openai_stream() -> None:
     assert choices[-1] == []
     assert json.loads(events[-1])["usage"]["total_tokens"] == 4
     assert last == "[DONE]"
+
+
+def test_order_of_a_responses_stream() -> None:
+    action = ToolCalls(("f", {"a": 1}), text="a b", thinking="t")
+    _, body = sent(action, staged("openai_responses", stream=True))
+    events = values(body.decode())
+    names = [line[7:] for line in body.decode().split("\n") if line.startswith("event: ")]
+    assert names == [event["type"] for event in events]
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert [name.removeprefix("response.") for name in names] == [
+        "created", "in_progress",
+        "output_item.added", "reasoning_summary_part.added", "reasoning_summary_text.delta",
+        "reasoning_summary_text.done", "reasoning_summary_part.done", "output_item.done",
+        "output_item.added", "content_part.added", "output_text.delta", "output_text.delta",
+        "output_text.done", "content_part.done", "output_item.done",
+        "output_item.added", "function_call_arguments.delta", "function_call_arguments.done", "output_item.done",
+        "completed",
+    ]  # fmt: skip
+    done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
+    assert done == events[-1]["response"]["output"]
+    assert [event["output_index"] for event in events[2:-1]] == [0] * 6 + [1] * 7 + [2] * 4
+
+
+@pytest.mark.parametrize(("finish", "name"), [("length", "incomplete"), ("refusal", "completed")])
+def test_the_last_event_of_a_responses_stream_is_named_after_its_end(finish, name) -> None:
+    _, body = sent(Reply("no", finish=finish), staged("openai_responses", stream=True))
+    last = values(body.decode())[-1]
+    assert (last["type"], last["response"]["status"]) == (f"response.{name}", name)
+    kinds = {part["type"] for part in last["response"]["output"][0]["content"]}
+    assert kinds == {"refusal" if finish == "refusal" else "output_text"}
 
 
 def test_order_of_an_anthropic_stream() -> None:
@@ -137,16 +173,32 @@ def test_an_error_in_an_array_leaves_it_whole(after) -> None:
 @pytest.mark.parametrize("dialect", FOLDERS)
 def test_an_error_in_a_stream_is_a_status_without_one(dialect) -> None:
     head, body = sent(StreamError(message="no"), staged(dialect, stream=False))
-    assert head.status == {"openai": 500, "anthropic": 529, "gemini": 503}[dialect]
+    assert head.status == {"openai": 500, "openai_responses": 500, "anthropic": 529, "gemini": 503}[dialect]
     assert json.loads(body)["error"]["message"] == "no"
 
 
 @pytest.mark.parametrize(
     ("finish", "raw"),
     [
-        ("stop", {"openai": "stop", "anthropic": "end_turn", "gemini": "STOP"}),
-        ("length", {"openai": "length", "anthropic": "max_tokens", "gemini": "MAX_TOKENS"}),
-        ("content_filter", {"openai": "content_filter", "anthropic": "refusal", "gemini": "SAFETY"}),
+        ("stop", {"openai": "stop", "openai_responses": "completed", "anthropic": "end_turn", "gemini": "STOP"}),
+        (
+            "length",
+            {
+                "openai": "length",
+                "openai_responses": "max_output_tokens",
+                "anthropic": "max_tokens",
+                "gemini": "MAX_TOKENS",
+            },
+        ),
+        (
+            "content_filter",
+            {
+                "openai": "content_filter",
+                "openai_responses": "content_filter",
+                "anthropic": "refusal",
+                "gemini": "SAFETY",
+            },
+        ),
         ("a_new_one", dict.fromkeys(FOLDERS, "a_new_one")),
         ("", dict.fromkeys(FOLDERS, None)),
     ],
@@ -157,6 +209,7 @@ def test_finish_reasons(dialect, finish, raw) -> None:
     answer = json.loads(body)
     where = {
         "openai": lambda: answer["choices"][0]["finish_reason"],
+        "openai_responses": lambda: (answer["incomplete_details"] or {}).get("reason") or answer["status"],
         "anthropic": lambda: answer["stop_reason"],
         "gemini": lambda: answer["candidates"][0].get("finishReason"),
     }
@@ -169,6 +222,7 @@ def test_no_usage_when_none(dialect, stream) -> None:
     _, body = sent(Reply("a", usage=None), staged(dialect, stream=stream))
     for value in values(body.decode()):
         assert not value.get("usage")
+        assert not value.get("response", {}).get("usage")
         assert "usageMetadata" not in value
 
 
@@ -186,14 +240,23 @@ def test_the_callers_headers_take_the_vendors_place(dialect) -> None:
         ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "a"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}]}, "a"),
         ({"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": [{"type": "tool_result"}]}]}, "a"),
-        ({"messages": "nonsense"}, ""),
+        ({"messages": 7}, ""),
         ([], ""),
         (None, ""),
     ],
 )
-@pytest.mark.parametrize(("dialect", "path"), [("openai", "/v1/chat/completions"), ("anthropic", "/v1/messages")])
-def test_the_last_user_text(dialect, path, body, text) -> None:
-    call = DIALECTS[dialect].parse(path, "", body)
+@pytest.mark.parametrize(
+    ("dialect", "path", "field"),
+    [
+        ("openai", "/v1/chat/completions", "messages"),
+        ("openai_responses", "/v1/responses", "input"),
+        ("anthropic", "/v1/messages", "messages"),
+    ],
+)
+def test_the_last_user_text(dialect, path, field, body, text) -> None:
+    if isinstance(body, dict):
+        body = {field: body["messages"]}
+    call = SPOKEN[dialect].parse(path, "", body)
     assert call is not None
     assert call.text == text
 
@@ -208,7 +271,11 @@ def test_any_text_arrives_whole(text, stream, size, dialect) -> None:
     _, body = sent(Reply(text, chunks=size), staged(dialect, stream=stream))
     got = ""
     for value in values(body.decode()):
-        if dialect == "openai":
+        if dialect == "openai_responses":
+            got += value.get("delta", "") + "".join(
+                part["text"] for item in value.get("output", ()) for part in item.get("content", ())
+            )
+        elif dialect == "openai":
             said = [row["delta"] if stream else row["message"] for row in value["choices"]]
             got += "".join(row.get("content") or "" for row in said)
         elif dialect == "anthropic":

@@ -36,7 +36,7 @@ def client(plain):
 
 class TestPorts:
     def test_down_refuses_and_up_is_the_same_port(self, fault_wall, vendor, client) -> None:
-        provider = fault_wall.add(vendor.name)
+        provider = fault_wall.add(vendor.provider)
         place = provider.base_url
         for _ in range(3):
             assert ask(vendor, provider, client).status_code == 200
@@ -82,7 +82,7 @@ class TestPorts:
 
     def test_down_before_the_wall_is_open(self, vendor, client) -> None:
         wall = FaultWall()
-        provider = wall.add(vendor.name)
+        provider = wall.add(vendor.provider)
         provider.down()
         with wall:
             with pytest.raises(httpx.ConnectError):
@@ -91,8 +91,8 @@ class TestPorts:
             assert ask(vendor, provider, client).status_code == 200
 
     def test_added_while_open(self, fault_wall, vendor, client) -> None:
-        assert ask(vendor, fault_wall.add(vendor.name), client).status_code == 200
-        assert ask(vendor, fault_wall.add("second", dialect=vendor.name), client).status_code == 200
+        assert ask(vendor, fault_wall.add(vendor.provider), client).status_code == 200
+        assert ask(vendor, fault_wall.add("second", dialect=vendor.provider), client).status_code == 200
 
     async def test_switched_from_another_thread(self, openai, plain) -> None:
         async with FaultWall() as wall, httpx.AsyncClient(**plain) as client:
@@ -114,7 +114,7 @@ class TestPorts:
 
 class TestHTTP:
     def test_keep_alive(self, fault_wall, vendor, client) -> None:
-        provider = fault_wall.add(vendor.name)
+        provider = fault_wall.add(vendor.provider)
         provider.script(Reply(), Status(429), Reply(), Refuse())
         for stream in (False, False, True):
             ask(vendor, provider, client, stream=stream)
@@ -153,9 +153,9 @@ class TestHTTP:
         assert provider.requests == ()
 
     def test_other_places(self, fault_wall, vendor, client) -> None:
-        provider = fault_wall.add(vendor.name)
+        provider = fault_wall.add(vendor.provider)
         provider.script(Status(500))
-        models = client.get(provider.base_url + ("/models" if vendor.name == "openai" else "/v1beta/models"))
+        models = client.get(provider.base_url + ("/models" if vendor.provider == "openai" else "/v1beta/models"))
         assert models.status_code == 200
         assert len(models.json()["models" if vendor.name == "gemini" else "data"]) == 2
         assert client.get(f"http://127.0.0.1:{provider.port}/api/version").json() == {"version": "0.6.0"}
@@ -167,7 +167,7 @@ class TestHTTP:
 
 class TestLog:
     def test_what_is_seen(self, fault_wall, vendor, client) -> None:
-        provider = fault_wall.add(vendor.name)
+        provider = fault_wall.add(vendor.provider)
         ask(vendor, provider, client, text="What is up?", stream=True, temperature=0.5)
         (seen,) = provider.wait_for(1)
         assert seen.text == "What is up?"
@@ -206,7 +206,7 @@ class TestLog:
             assert provider.requests[0].gone
 
     def test_not_gone_when_all_was_read(self, fault_wall, vendor) -> None:
-        provider = fault_wall.add(vendor.name)
+        provider = fault_wall.add(vendor.provider)
         actions = [Reply(), Cut(), Cut(how="clean"), Status(500), Refuse(), Raw(b"HTTP/1.1 200 OK\r\n\r\n")]
         provider.script(*actions * 10)
         for _ in range(60):
@@ -246,7 +246,7 @@ class TestLog:
 
 class TestLoops:
     def test_asyncio(self, fault_wall, vendor, plain) -> None:
-        provider = fault_wall.add(vendor.name)
+        provider = fault_wall.add(vendor.provider)
 
         async def main() -> str:
             async with httpx.AsyncClient(**plain) as client:
@@ -350,7 +350,7 @@ class TestScripts:
         assert run() == run()
 
     def test_ids_differ_on_one_wall(self, fault_wall, vendor, client) -> None:
-        providers = [fault_wall.add(name, dialect=vendor.name) for name in ("one", "two")]
+        providers = [fault_wall.add(name, dialect=vendor.provider) for name in ("one", "two")]
         answers = [ask(vendor, provider, client).json() for provider in providers * 2]
         assert len({answer.get("id") or answer["responseId"] for answer in answers}) == 4
 
