@@ -100,7 +100,6 @@ async def open_tree(
     policy = settings.policy
     async with actors.System("cortex", grace=policy.grace) as system:
         board.open(trio.lowlevel.current_clock())
-        prices.lists()  # loaded now, and not while the first answer waits
         link = _links(settings, hub)
         providers = await system.start(actors.SupervisorSpec("providers", policy=FOREVER))
         router = await system.start(
