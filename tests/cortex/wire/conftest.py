@@ -100,8 +100,9 @@ def recorded_root() -> Path | None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`case` is each recorded reply of `DIALECTS` of the module that asks; `stream` each of them that streams well."""
-    name = next((name for name in ("case", "stream") if name in metafunc.fixturenames), None)
+    """`case` is each recorded reply of `DIALECTS` of the module that asks; `stream` each of them that streams;
+    `recorded` is their folder."""
+    name = next((name for name in ("case", "stream", "recorded") if name in metafunc.fixturenames), None)
     if name is None or not hasattr(metafunc.module, "DIALECTS"):
         return
     root = recorded_root()
@@ -109,8 +110,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         mark = pytest.mark.skip(reason="no recorded replies: set CORTEX_WIRE_DATA to their folder")
         metafunc.parametrize(name, [pytest.param(None, marks=mark, id="none")])
         return
+    if name == "recorded":
+        metafunc.parametrize(name, [root], ids=["all"])
+        return
     folders = sorted(metafunc.module.DIALECTS)
     cases = [json.loads(path.read_text()) for folder in folders for path in sorted((root / folder).glob("*.json"))]
     if name == "stream":
-        cases = [case for case in cases if case["stream"] and not case["expect"]["error"]]
+        cases = [case for case in cases if case["stream"] and case["response"]["status"] == 200]
     metafunc.parametrize(name, cases, ids=[case["id"] for case in cases])
