@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cortex.messages import Answer, Broken, Ended, Failure, Finish, Kind, TextDelta, Usage
+from cortex.messages import Answer, Broken, Ended, Failure, Finish, Kind, TextDelta, Thinking, Usage
 from cortex.wire import WIRES
 from cortex.wire.codec import HttpReply, Target
 
@@ -69,30 +69,66 @@ def test_insufficient_quota_is_a_permanent_429(reply: Any) -> None:
     assert fail("openai_chat", 429, {"error": error}, reply).kind is Kind.QUOTA
 
 
+OVERLOAD = {"code": "server_is_overloaded", "message": "Busy"}
+SAYS = {"type": "response.output_text.delta", "output_index": 0, "item_id": "i", "content_index": 0, "delta": "Hel"}
+SAYS_ANTHROPIC = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hel"}}
+
+
 @pytest.mark.parametrize(
-    ("kind", "event"),
+    ("kind", "before", "event"),
     [
-        ("anthropic", ("error", {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}})),
-        ("openai_chat", delta("", "error", error={"code": 503, "message": "Provider returned error"})),
-        ("gemini", {"error": {"code": 503, "status": "UNAVAILABLE", "message": "high demand"}}),
-        ("openai_responses", {"type": "error", "error": {"code": "server_is_overloaded", "message": "Busy"}}),
-        ("openai_responses", {"type": "error", "code": "slow_down", "message": "Busy", "param": None}),
-        (
+        pytest.param(
+            "anthropic",
+            SAYS_ANTHROPIC,
+            ("error", {"type": "error", "error": {"type": "overloaded_error", "message": "Busy"}}),
+            id="anthropic event: error",
+        ),
+        pytest.param(
+            "openai_chat",
+            delta("Hel"),
+            delta("", "error", error={"code": 503, "message": "Busy"}),
+            id="openrouter chunk with error",
+        ),
+        pytest.param(
+            "gemini",
+            {"candidates": [{"content": {"parts": [{"text": "Hel"}]}}]},
+            {"error": {"code": 503, "status": "UNAVAILABLE", "message": "Busy"}},
+            id="gemini error",
+        ),
+        pytest.param("openai_responses", SAYS, {"type": "error", "error": OVERLOAD}, id="responses error, nested"),
+        pytest.param("openai_responses", SAYS, ("error", {"type": "error", **OVERLOAD, "param": None}), id="... flat"),
+        pytest.param(
             "openai_responses",
-            {"type": "response.failed", "response": {"error": {"code": "server_is_overloaded", "message": "Busy"}}},
+            SAYS,
+            {"type": "response.failed", "response": {"status": "failed", "error": OVERLOAD, "output": []}},
+            id="response.failed",
         ),
     ],
 )
-def test_errors_inside_a_200_stream(kind: str, event: Any, read: Any, sse: Any) -> None:
-    verdict = read(WIRES[kind], [sse(event)])[-1]
-    assert isinstance(verdict, Broken)
-    assert verdict.failure.kind is Kind.OVERLOADED
+def test_errors_inside_a_200_stream(kind: str, before: Any, event: Any, read: Any, sse: Any) -> None:
+    """At its beginning and after a part of the answer; what would end the answer well comes too late."""
+    end = {
+        "anthropic": {"type": "message_stop"},
+        "openai_chat": delta("", "stop"),
+        "gemini": {"candidates": [{"finishReason": "STOP"}]},
+        "openai_responses": {"type": "response.completed", "response": {"status": "completed"}},
+    }[kind]
+    for head in ((), (before,)):
+        *shown, verdict = read(WIRES[kind], [sse(*head, event, end)])
+        assert [one.text for one in shown if isinstance(one, TextDelta)] == ["Hel"] * len(head)
+        assert isinstance(verdict, Broken)
+        assert (verdict.failure.kind, verdict.failure.message) == (Kind.OVERLOADED, "Busy")
 
 
-def test_crlf_framing_and_comment_lines(read: Any, sse: Any) -> None:
+def test_crlf_framing(read: Any, sse: Any) -> None:
+    stream = sse(delta("a"), delta("b", "stop"), done=True)
+    assert read(WIRES["openai_chat"], [stream.replace(b"\n", b"\r\n")]) == read(WIRES["openai_chat"], [stream])
+
+
+def test_comment_lines(read: Any, sse: Any) -> None:
     stream = sse(delta("a"), delta("b", "stop"), done=True)
     odd = b": OPENROUTER PROCESSING\n\n" + stream.replace(b"\n\n", b"\n\n: keep-alive\n\n")
-    assert read(WIRES["openai_chat"], [odd.replace(b"\n", b"\r\n")]) == read(WIRES["openai_chat"], [stream])
+    assert read(WIRES["openai_chat"], [odd]) == read(WIRES["openai_chat"], [stream])
 
 
 def test_streams_without_DONE(read: Any, sse: Any) -> None:
@@ -101,11 +137,16 @@ def test_streams_without_DONE(read: Any, sse: Any) -> None:
 
 def test_no_trailing_newline(read: Any, sse: Any) -> None:
     stream = sse(delta("a"), delta("", "stop"), done=True)
-    assert isinstance(
-        read(WIRES["openai_chat"], [stream.rstrip()])[-1], Ended
-    )  # the finish was seen: DONE is not needed
-    array = b'[{"candidates":[{"content":{"parts":[{"text":"a"}]},"finishReason":"STOP"}]}\n,\r\n{}]'
-    assert isinstance(read(WIRES["gemini"], [array])[-1], Ended)  # without alt=sse it is one JSON array
+    assert isinstance(read(WIRES["openai_chat"], [stream.rstrip()])[-1], Ended)  # the finish was seen
+
+
+ARRAY = b'[{"candidates":[{"content":{"parts":[{"text":"a"}]}}]}\n,\r\n{"candidates":[{"finishReason":"STOP"}]}]'
+
+
+def test_streamGenerateContent_without_alt_sse_is_one_JSON_array(read: Any) -> None:
+    events = read(WIRES["gemini"], [ARRAY[i : i + 1] for i in range(len(ARRAY))])
+    assert (events[0], events[-1].answer.finish) == (TextDelta("a"), Finish.STOP)
+    assert isinstance(read(WIRES["gemini"], [ARRAY[:-1]])[-1], Broken)
 
 
 def test_chunks_without_choices(read: Any, sse: Any) -> None:
@@ -117,29 +158,54 @@ def test_chunks_without_choices(read: Any, sse: Any) -> None:
     assert events[-1].answer.finish is Finish.STOP
 
 
-def test_tool_calls_with_finish_stop_without_an_id_and_beside_text(reply: Any) -> None:
-    message = {"content": "Let me look.", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
-    openai = WIRES["openai_chat"].decode(reply({"choices": [{"message": message, "finish_reason": "stop"}]}), TARGET)
-    parts = [{"text": "Let me look."}, {"functionCall": {"name": "f", "args": {}}}]
-    gemini = WIRES["gemini"].decode(
-        reply({"candidates": [{"content": {"parts": parts}, "finishReason": "STOP"}]}), TARGET
-    )
-    for answer, word in ((openai, "stop"), (gemini, "STOP")):
-        assert isinstance(answer, Answer)
-        assert (answer.text, answer.finish, answer.raw_finish) == ("Let me look.", Finish.TOOL_CALLS, word)
-        (call,) = answer.tool_calls
-        assert (call.name, call.arguments) == ("f", {})
-        assert call.id.startswith("call_")
+def calling(kind: str, reply: Any, **call: Any) -> Answer:
+    """An answer with a text and one call, finished as if there were none."""
+    if kind == "gemini":
+        parts = [{"text": "Let me look."}, {"functionCall": {"name": "f", "args": {}, **call}}]
+        payload: Any = {"candidates": [{"content": {"parts": parts}, "finishReason": "STOP"}]}
+    else:
+        message = {"content": "Let me look.", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}, **call}]}
+        payload = {"choices": [{"message": message, "finish_reason": "stop"}]}
+    answer = WIRES[kind].decode(reply(payload), TARGET)
+    assert isinstance(answer, Answer)
+    return answer
+
+
+@pytest.mark.parametrize(("kind", "word"), [("openai_chat", "stop"), ("gemini", "STOP")])
+def test_tool_calls_with_finish_stop(kind: str, word: str, reply: Any) -> None:
+    answer = calling(kind, reply, id="c1")
+    assert (answer.finish, answer.raw_finish) == (Finish.TOOL_CALLS, word)
+    assert answer.tool_calls[0].id == "c1"
+
+
+@pytest.mark.parametrize("ident", [{}, {"id": None}, {"id": ""}])
+@pytest.mark.parametrize("kind", ["openai_chat", "gemini"])
+def test_tool_calls_without_an_id(kind: str, ident: dict[str, Any], reply: Any) -> None:
+    (call,) = calling(kind, reply, **ident).tool_calls
+    assert call.id.startswith("call_")
+    assert calling(kind, reply, **ident).tool_calls[0].id == call.id
+
+
+@pytest.mark.parametrize("kind", ["openai_chat", "gemini"])
+def test_text_and_tool_calls_in_one_answer(kind: str, reply: Any) -> None:
+    answer = calling(kind, reply)
+    assert answer.text == "Let me look."
+    assert [(call.name, call.arguments) for call in answer.tool_calls] == [("f", {})]
 
 
 @pytest.mark.parametrize(
     ("raw", "value"), [("", {}), ("true", True), ("7", 7), ("Infinity", float("inf")), ('["a"]', ["a"]), ('"a"', "a")]
 )
-def test_arguments_that_are_empty_or_no_object(raw: str, value: Any, reply: Any) -> None:
-    message = {"tool_calls": [{"id": "c", "function": {"name": "f", "arguments": raw}}]}
-    answer = WIRES["openai_chat"].decode(
-        reply({"choices": [{"message": message, "finish_reason": "tool_calls"}]}), TARGET
-    )
+@pytest.mark.parametrize("kind", ["openai_chat", "openai_responses"])
+def test_arguments_that_are_empty_or_no_object(kind: str, raw: str, value: Any, reply: Any) -> None:
+    function = {"name": "f", "arguments": raw}
+    message = {"tool_calls": [{"id": "c", "function": function}]}
+    item = {"type": "function_call", "id": "fc", "call_id": "c", **function}
+    payload = {
+        "openai_chat": {"choices": [{"message": message, "finish_reason": "tool_calls"}]},
+        "openai_responses": {"status": "completed", "output": [item]},
+    }[kind]
+    answer = WIRES[kind].decode(reply(payload), TARGET)
     assert isinstance(answer, Answer)
     assert (answer.tool_calls[0].arguments, answer.tool_calls[0].raw_arguments) == (value, raw)
 
@@ -164,6 +230,14 @@ def test_usage_absent_late_or_cumulative(chunks_: list[Any], usage: Usage, read:
     assert read(WIRES["openai_chat"], [sse(*chunks_, done=True)])[-1].answer.usage == usage
 
 
+def test_usage_overridden_by_message_delta(read: Any, sse: Any) -> None:
+    start = {"type": "message_start", "message": {"usage": {"input_tokens": 0, "output_tokens": 1}}}
+    counts = {"input_tokens": 9, "output_tokens": 4}
+    end = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": counts}
+    stream = sse(start, SAYS_ANTHROPIC, end, {"type": "message_stop"})
+    assert read(WIRES["anthropic"], [stream])[-1].answer.usage == Usage(9, 4)
+
+
 @pytest.mark.parametrize(
     "choice", [{"finish_reason": "content_filter"}, {"message": None, "finish_reason": "content_filter"}]
 )
@@ -179,6 +253,57 @@ def test_S15_the_charset_header_is_not_believed() -> None:
     answer = WIRES["openai_chat"].decode(HttpReply(200, headers, body), TARGET)
     assert isinstance(answer, Answer)
     assert answer.text == "é"
+
+
+@pytest.mark.parametrize(
+    "thought",
+    [
+        pytest.param({"reasoning_content": "Hm."}, id="reasoning_content"),
+        pytest.param({"reasoning": "Hm."}, id="reasoning"),
+        pytest.param({"reasoning_content": "Hm.", "reasoning": "Hm."}, id="both"),
+        pytest.param(
+            {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}]}, id="a list of parts"
+        ),
+    ],
+)
+def test_thinking_as_a_field_or_a_list_of_parts(thought: dict[str, Any], reply: Any, read: Any, sse: Any) -> None:
+    wire = WIRES["openai_chat"]
+    whole = wire.decode(
+        reply({"choices": [{"message": {"content": "Hi.", **thought}, "finish_reason": "stop"}]}), TARGET
+    )
+    streamed = read(wire, [sse({"choices": [{"delta": thought}]}, delta("Hi."), delta("", "stop"))])[-1].answer
+    assert isinstance(whole, Answer)
+    assert (whole.thinking, streamed.thinking, streamed.text) == ("Hm.", "Hm.", "Hi.")
+
+
+def test_thinking_blocks_with_signatures(reply: Any, read: Any, sse: Any) -> None:
+    block = {"type": "thinking", "thinking": "Hm.", "signature": "sig"}
+    pieces = [
+        {
+            "type": "content_block_start",
+            "index": 0,
+            "content_block": {"type": "thinking", "thinking": "", "signature": ""},
+        },
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "Hm."}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "sig"}},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
+        {"type": "message_stop"},
+    ]
+    whole = WIRES["anthropic"].decode(reply({"content": [block], "stop_reason": "end_turn"}), TARGET)
+    assert isinstance(whole, Answer)
+    assert whole.parts == (Thinking("Hm.", "sig", TARGET.issuer),)
+    assert read(WIRES["anthropic"], [sse(*pieces)])[-1].answer.parts == whole.parts
+
+
+def test_thinking_as_parts_with_thought_true(reply: Any, read: Any, sse: Any) -> None:
+    parts = [{"text": "Hm.", "thought": True, "thoughtSignature": "sig"}, {"text": "Hi."}]
+    payload = {"candidates": [{"content": {"parts": parts}, "finishReason": "STOP"}]}
+    whole = WIRES["gemini"].decode(reply(payload), TARGET)
+    assert isinstance(whole, Answer)
+    assert (whole.thinking, whole.text) == ("Hm.", "Hi.")
+    assert whole.parts[0] == Thinking("Hm.", "sig", TARGET.issuer)
+    assert read(WIRES["gemini"], [sse(payload)])[-1].answer == whole
 
 
 def test_thinking_as_reasoning_items(reply: Any, read: Any, sse: Any) -> None:
