@@ -1,6 +1,7 @@
 """The key of one provider: a text, or the user's own function, asked when a key is needed and not at every call.
 
 A rotated key needs no restart: whoever is told that the key does not fit calls `forget`, and the next call asks anew.
+Google's access tokens tell themselves when they expire, and are asked for before that.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from cortex import checks
 from cortex.messages import Failure, Kind, Phase
 from cortex.protocol import Caller
 from cortex.vendors import ApiKey
+from cortex.vertex import AccessToken
 
 ANY = object()
 
@@ -58,17 +60,22 @@ class Keys:
         """The key, None where there is none, or why it could not be had. `caller` None: nobody waits, it is a probe."""
         if not callable(self.source):
             return self.source
-        if self._cached is not None:
+        if self._cached is not None and not self._expired:
             return self._cached
         with trio.move_on_after(KEY_SECONDS):
             async with self._lock:
-                if self._cached is None:
+                if self._cached is None or self._expired:
                     found = await self._ask(caller)
                     if isinstance(found, Failure):
                         return found
                     self._cached = self._last = found
                 return self._cached
-        return _failed(f"the api_key function gave nothing within {KEY_SECONDS:.0f} s")
+        who = "Google" if isinstance(self.source, AccessToken) else "the api_key function"
+        return _failed(f"{who} gave no key within {KEY_SECONDS:.0f} s")
+
+    @property
+    def _expired(self) -> bool:
+        return isinstance(self.source, AccessToken) and not self.source.fresh
 
     async def _ask(self, caller: Caller | None) -> str | Failure:
         source = self.source

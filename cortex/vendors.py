@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from cortex import catalog, checks
+from cortex import catalog, checks, vertex
 from cortex.addresses import is_near, ollama_url, url
 from cortex.errors import ConfigError
 from cortex.routing import Lane
 
-ApiKey: TypeAlias = str | Callable[[], str | Awaitable[str]]
+ApiKey: TypeAlias = str | vertex.AccessToken | Callable[[], str | Awaitable[str]]
 """A key, or a function (sync or async) that gives one and is asked again when the old one is refused."""
 
 ON_PREM: Final = "on-prem"
@@ -229,7 +229,7 @@ def _api_key(
     if kind == "local":
         return None, None
     if _is_vertex(kind, given):
-        raise ConfigError(f"{field}: is missing; with `project` pass a function that returns a Google access token")
+        return vertex.access_token(field), None
     if name not in ALIASES:
         raise ConfigError(f"{field}: is missing; a provider with a name of its own takes none from the environment")
     for variable in VENDORS[kind].key_envs:
@@ -263,12 +263,13 @@ def _base_url(
     field: str, name: str, kind: str, given: Mapping[str, Any], options: Mapping[str, Any], env: Mapping[str, str]
 ) -> str:
     field = f"{field}.base_url"
-    if "base_url" in given:
-        return url(field, given["base_url"])
+    given_url = url(field, given["base_url"]) if "base_url" in given else None
+    if _is_vertex(kind, given):
+        return vertex.address(options["project"], options.get("location", "global"), given_url)
+    if given_url is not None:
+        return given_url
     if name not in ALIASES:
         raise ConfigError(f"{field}: is missing; a provider with a name of its own needs one")
-    if _is_vertex(kind, given):
-        return _vertex_url(options)
     vendor = VENDORS[kind]
     variable = vendor.url_env if name != "vllm" else None
     if variable and env.get(variable):
@@ -278,13 +279,6 @@ def _base_url(
         return vendor.base_url
     example = "http://localhost:11434/v1" if kind == "local" else "https://my-resource.openai.azure.com"
     raise ConfigError(f"{field}: is missing; pass e.g. {example}{f', or set {variable}' if variable else ''}")
-
-
-def _vertex_url(options: Mapping[str, Any]) -> str:
-    """Where a project's models live: https://cloud.google.com/vertex-ai/docs/reference/rest"""
-    project, location = options["project"], options.get("location", "global")
-    host = "aiplatform.googleapis.com" if location == "global" else f"{location}-aiplatform.googleapis.com"
-    return f"https://{host}/v1/projects/{project}/locations/{location}/publishers/google"
 
 
 def _zone_of(kind: str, base_url: str) -> str:
@@ -392,7 +386,7 @@ def _options(field: str, kind: str, given: Mapping[str, Any]) -> Mapping[str, An
             else checks.text(f"{field}.{name}", value)
         )
     if "location" in options and "project" not in options:
-        raise ConfigError(f"{field}.location: needs `project` beside it")
+        raise ConfigError(f"{field}.project: is missing; `location` needs it: both name where a model of Vertex lives")
     for name in ("project", "location"):  # they become part of an address, or of a header
         if not options.get(name, "x").replace("-", "").replace("_", "").isalnum():
             raise ConfigError(f"{field}.{name}: may only hold letters, digits, - and _")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import ssl
+import sys
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from cortex.addresses import ollama_url, url
 from cortex.errors import ConfigError
 from cortex.vendors import ALIASES, CLOUD, ON_PREM, VENDORS, provider
+from cortex.vertex import AccessToken
 from cortex.wire import WIRES
 
 KEY = "sk-secret-5f2c"
@@ -177,15 +179,46 @@ def test_vllm_is_not_at_ollamas_address() -> None:
 
 def test_vertex_is_an_address_with_a_project() -> None:
     made = make("gemini", project="p-1", location="europe-west4", api_key=lambda: "token")
-    expected = "/v1/projects/p-1/locations/europe-west4/publishers/google"
-    assert made.base_url == "https://europe-west4-aiplatform.googleapis.com" + expected
+    path = "/v1/projects/p-1/locations/europe-west4/publishers/google"
+    assert made.base_url == "https://europe-west4-aiplatform.googleapis.com" + path
     assert make("gemini", project="p", api_key=KEY).base_url.startswith("https://aiplatform.googleapis.com/v1/")
-    with pytest.raises(ConfigError, match="access token"):
-        provider("gemini", {"project": "p"}, ENV)
-    with pytest.raises(ConfigError, match="needs `project`"):
+    assert make("gemini", project="p", location="eu", api_key=KEY).base_url.startswith("https://aiplatform.eu.rep.go")
+    with pytest.raises(ConfigError, match=r"^providers\.gemini\.project: is missing; `location` needs it"):
         make("gemini", location="x", api_key=KEY)
+    with pytest.raises(ConfigError, match=r"^providers\.gemini\.project: .*empty"):
+        make("gemini", project=" ", api_key=KEY)
     with pytest.raises(ConfigError, match=r"location: may only hold"):
         make("gemini", project="p", location="evil.com/", api_key=KEY)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "expected"),
+    [
+        ("https://gw.example.com", "https://gw.example.com/v1/projects/p/locations/eu/publishers/google"),
+        ("https://gw.example.com/v1beta1/", "https://gw.example.com/v1beta1/projects/p/locations/eu/publishers/google"),
+        ("https://gw.example.com/v2/projects/x/y", "https://gw.example.com/v2/projects/x/y"),
+    ],
+)
+def test_vertex_at_an_address_of_the_users_own(base_url: str, expected: str) -> None:
+    assert make("gemini", project="p", location="eu", api_key=KEY, base_url=base_url).base_url == expected
+
+
+def test_vertex_takes_no_key_from_the_environment_but_googles_own_credentials() -> None:
+    made = provider("gemini", {"project": "p"}, ENV)
+    assert isinstance(made.api_key, AccessToken)
+    assert not made.api_key.fresh
+    two = provider("frankfurt", {"kind": "gemini", "project": "p", "location": "europe-west3"}, {})
+    assert isinstance(two.api_key, AccessToken)
+    assert two.base_url.startswith("https://europe-west3-aiplatform.")
+
+
+def test_vertex_without_its_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        sys.modules, "google.auth.transport.requests", None
+    )  # what an import finds when it is not there
+    with pytest.raises(ConfigError, match=r"^providers\.gemini\.api_key: .*pip install 'cortex-engine\[vertex\]'"):
+        provider("gemini", {"project": "p"}, {})
+    assert make("gemini", project="p", api_key=lambda: "token").api_key is not None
 
 
 @pytest.mark.parametrize(
