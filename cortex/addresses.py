@@ -52,6 +52,15 @@ def ollama_url(value: str) -> str:
     return url("OLLAMA_HOST", f"{scheme}://{shown}:{port or default_port}/{path}")
 
 
+def is_ollamas(base_url: str) -> bool:
+    """Whether the address of a local server is that of Ollama's own API: it has no path, or one that ends in /api.
+
+    An OpenAI-compatible server is reached at a path, which mostly ends in /v1.
+    """
+    path = urlsplit(base_url).path
+    return path in ("", "/") or path.endswith("/api")
+
+
 def _host_and_port(authority: str) -> tuple[str, str]:
     if authority.startswith("["):
         host, _, rest = authority[1:].partition("]")

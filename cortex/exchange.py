@@ -165,7 +165,7 @@ class _Reader:
         if response is None:
             return Exchanged(self._late("no reply", Kind.TIMEOUT_FIRST))
         try:
-            if not _is_event_stream(response):
+            if not _is_stream(response, self.wire):
                 return await self._unstreamed(response, first_until, emit)
             return await self._events(response, first_until, emit)
         finally:
@@ -274,5 +274,5 @@ async def _close(response: httpx.Response) -> None:
             return  # a connection that cannot even be closed is gone
 
 
-def _is_event_stream(response: httpx.Response) -> bool:
-    return response.status_code == 200 and "text/event-stream" in response.headers.get("content-type", "")
+def _is_stream(response: httpx.Response, wire: Wire) -> bool:
+    return response.status_code == 200 and wire.stream_type in response.headers.get("content-type", "")

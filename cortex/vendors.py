@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from cortex import catalog, checks, vertex
-from cortex.addresses import is_near, ollama_url, url
+from cortex.addresses import is_near, is_ollamas, ollama_url, url
 from cortex.errors import ConfigError
 from cortex.routing import Lane
 
@@ -65,7 +65,7 @@ VENDORS: Final[Mapping[str, Vendor]] = {
         "ANTHROPIC_BASE_URL",
         frozenset({"version", "thinking_budget"}),
     ),
-    "local": Vendor(_OPENAI, url_env="OLLAMA_HOST"),
+    "local": Vendor({**_OPENAI, "ollama": "ollama"}, url_env="OLLAMA_HOST"),
     "azure": Vendor(_OPENAI, None, ("AZURE_OPENAI_API_KEY",), "AZURE_OPENAI_ENDPOINT", frozenset({"api_version"})),
 }
 
@@ -172,7 +172,7 @@ def provider(name: str, config: object, env: Mapping[str, str]) -> ProviderConfi
         proxy=_proxy(f"{field}.proxy", given.get("proxy")),
         verify=_verify(f"{field}.verify", given.get("verify", True)),
         zone=_zone_of(kind, base_url) if zone is None else checks.text(f"{field}.zone", zone, example="eu"),
-        wire=_wire(f"{field}.api", kind, given.get("api")),
+        wire=_wire(f"{field}.api", kind, given.get("api"), base_url),
         options=options,
         enabled=_flag(f"{field}.enabled", given.get("enabled", True)),
     )
@@ -370,10 +370,12 @@ def _verify(field: str, given: object) -> Any:
     )
 
 
-def _wire(field: str, kind: str, given: object) -> str:
-    """The dialect that `api` names; without it, the first of this kind."""
+def _wire(field: str, kind: str, given: object, base_url: str) -> str:
+    """The dialect that `api` names; without it, the first of this kind, or Ollama's own where the address tells so."""
     apis = VENDORS[kind].apis
-    return apis[next(iter(apis)) if given is None else checks.one_of(field, given, tuple(apis))]
+    if given is not None:
+        return apis[checks.one_of(field, given, tuple(apis))]
+    return apis["ollama" if kind == "local" and is_ollamas(base_url) else next(iter(apis))]
 
 
 def _options(field: str, kind: str, given: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -77,15 +77,19 @@ class Decoder(Protocol):
         ...
 
 
+EVENT_STREAM = "text/event-stream"
+
+
 @attrs.frozen
 class Wire:
-    """One dialect."""
+    """One dialect. `stream_type` is the content type by which a stream of it is known."""
 
     name: str
     encode: Callable[[Request, Target], HttpCall]
     decode: Callable[[HttpReply, Target], Answer | Failure]
     decoder: Callable[[Target], Decoder]
     probe: Callable[[Target], HttpCall]
+    stream_type: str = EVENT_STREAM
 
 
 # ---------------------------------------------------------------------------------------------- what encoders share
@@ -102,7 +106,14 @@ class Json:
 
 
 def post(
-    url: str, auth: Mapping[str, str], body: dict[str, Any], request: Request, target: Target, notes: Iterable[str]
+    url: str,
+    auth: Mapping[str, str],
+    body: dict[str, Any],
+    request: Request,
+    target: Target,
+    notes: Iterable[str],
+    *,
+    stream_type: str = EVENT_STREAM,
 ) -> HttpCall:
     """The call that asks for an answer: JSON, or events when the request wants a stream.
 
@@ -120,7 +131,7 @@ def post(
         ) from None
     headers = {"content-type": "application/json", "accept": "application/json", **auth}
     if request.stream:
-        headers |= {"accept": "text/event-stream", "accept-encoding": "identity"}
+        headers |= {"accept": stream_type, "accept-encoding": "identity"}
     return HttpCall("POST", url, _headers(headers, target), data, tuple(dict.fromkeys(notes)))
 
 

@@ -126,19 +126,22 @@ class StreamDecoder:
         data = item.data.strip()
         if data == "[DONE]":
             return self._fold.done()
-        if not data:
-            return []
-        try:
-            payload = loads(data)
-        except ValueError:
-            return self._fold.broken(Kind.PROTOCOL, "an event is not JSON")
-        if not isinstance(payload, dict):
-            return self._fold.broken(Kind.PROTOCOL, "an event is not a JSON object")
-        return self._fold.chunk(item.name, payload)
+        return fold_json(self._fold, item.name, data) if data else []
 
     def _until_over(self, events: list[StreamEvent]) -> list[StreamEvent]:
         self._over = bool(events) and isinstance(events[-1], Ended | Broken)
         return events
+
+
+def fold_json(fold: Fold, name: str, data: str | bytes) -> list[StreamEvent]:
+    """One event of a stream, given as JSON text."""
+    try:
+        payload = loads(data)
+    except ValueError:
+        return fold.broken(Kind.PROTOCOL, "an event is not JSON")
+    if not isinstance(payload, dict):
+        return fold.broken(Kind.PROTOCOL, "an event is not a JSON object")
+    return fold.chunk(name, payload)
 
 
 def decode_with(make_fold: Callable[[Target], Fold], reply: HttpReply, target: Target) -> Answer | Failure:

@@ -442,6 +442,38 @@ def test_every_api_means_a_dialect_that_exists() -> None:
         assert set(vendor.apis.values()) <= set(WIRES)
 
 
+@pytest.mark.parametrize(
+    ("base_url", "wire"),
+    [
+        ("http://localhost:11434", "ollama"),
+        ("http://localhost:11434/", "ollama"),
+        ("http://localhost:11434/api", "ollama"),
+        ("https://ollama.com", "ollama"),
+        ("http://box/ollama/api/", "ollama"),
+        ("http://localhost:11434/v1", "openai_chat"),
+        ("http://localhost:12434/engines/v1", "openai_chat"),
+        ("http://box:8000/openai", "openai_chat"),
+    ],
+)
+def test_the_address_of_a_local_server_tells_whose_dialect_it_speaks(base_url: str, wire: str) -> None:
+    for name in ("local", "ollama"):
+        assert make(name, base_url=base_url).wire == wire
+    assert make("box", kind="local", base_url=base_url).wire == wire
+    assert make("local", base_url=base_url, api="chat").wire == "openai_chat"
+    assert make("local", base_url=base_url, api="ollama").wire == "ollama"
+
+
+def test_ollama_host_is_reached_at_its_openai_compatible_address_unless_told_otherwise() -> None:
+    assert provider("ollama", {}, {"OLLAMA_HOST": "box"}).wire == "openai_chat"
+    assert provider("ollama", {"api": "ollama"}, {"OLLAMA_HOST": "box"}).wire == "ollama"
+
+
+def test_only_a_local_server_speaks_ollamas_dialect() -> None:
+    assert make("openai", api_key=KEY, base_url="https://gw.example.com").wire == "openai_chat"
+    with pytest.raises(ConfigError, match=r"^providers\.openai\.api: must be one of chat, responses"):
+        make("openai", api_key=KEY, api="ollama")
+
+
 @pytest.mark.parametrize("name", ["openai", "azure", "local"])
 def test_who_speaks_openai_speaks_both_its_dialects(name: str) -> None:
     config = {"api_key": KEY, "base_url": "https://h/v1"}

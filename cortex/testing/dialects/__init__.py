@@ -6,11 +6,12 @@ from attrs import evolve
 
 from .anthropic import ANTHROPIC
 from .gemini import GEMINI
+from .ollama import OLLAMA
 from .openai_chat import OPENAI_CHAT
 from .openai_responses import OPENAI_RESPONSES
 from .shape import Answer, Call, Dialect, Event, dumps
 
-OPENAI = evolve(OPENAI_CHAT, also=(OPENAI_RESPONSES,))
+OPENAI = evolve(OPENAI_CHAT, also=(OPENAI_RESPONSES, OLLAMA))
 DIALECTS = {dialect.name: dialect for dialect in (OPENAI, ANTHROPIC, GEMINI)}
 
 __all__ = ["DIALECTS", "Answer", "Call", "Dialect", "Event", "dumps"]

@@ -21,6 +21,7 @@ TARGETS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("anthropic", "https://a", "m", {}),
     ("gemini", "https://g", "m", {}),
     ("gemini", "https://g", "gemini-3-pro", {}),
+    ("ollama", "http://box:11434", "m", {}),
 ]
 
 

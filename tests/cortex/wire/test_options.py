@@ -17,12 +17,14 @@ TOOL = (ToolSpec("f", "d", {"type": "object", "properties": {}}),)
 OPENAI, MISTRAL, DEEPSEEK = "https://api.openai.com/v1", "https://api.mistral.ai/v1", "https://api.deepseek.com"
 XAI, GROQ, ROUTER = "https://api.x.ai/v1", "https://api.groq.com/openai/v1", "https://openrouter.ai/api/v1"
 LOCAL, CLAUDE, GOOGLE = "http://box:8000/v1", "https://api.anthropic.com", "https://generativelanguage.googleapis.com"
+OLLAMA = "http://box:11434"
 
 Row = tuple[str, dict[str, Any], dict[str, Any], tuple[str, ...]]
 """The model, what is asked for, what then stands in the body (...: nothing does), and the notes."""
 
 NO_EFFORT = "effort was left out: this model takes none"
 NO_BUDGET = "thinking_budget was left out: this dialect knows an effort, no number of tokens"
+NO_KNOWN_THOUGHT = "effort and thinking_budget were left out: this model is not known to think"
 NO_THOUGHT = "effort and thinking_budget were left out: this model does not think"
 
 ROWS: dict[tuple[str, str], list[Row]] = {
@@ -217,6 +219,62 @@ ROWS: dict[tuple[str, str], list[Row]] = {
             ("parallel_tools was left out: this vendor is not told",),
         ),
         ("gemini-2.5-flash", {"parallel_tools": True, "tools": TOOL}, {"toolConfig": ...}, ()),
+    ],
+    ("ollama", OLLAMA): [
+        (
+            "llama3.1",
+            {"temperature": 0.0, "max_tokens": 9, "seed": 0, "stop": ("a", "b")},
+            {"options": {"temperature": 0.0, "num_predict": 9, "seed": 0, "stop": ["a", "b"]}},
+            (),
+        ),
+        ("llama3.1", {}, {"options": ..., "think": ..., "tools": ...}, ()),
+        (
+            "llama3.1",
+            {"max_tokens": 9, "extra": {"options": {"num_ctx": 8_192}, "keep_alive": "1h"}},
+            {"options": {"num_predict": 9, "num_ctx": 8_192}, "keep_alive": "1h"},
+            (),
+        ),
+        ("llama3.1", {"effort": "low"}, {"think": ...}, (NO_KNOWN_THOUGHT,)),
+        ("llama3.1", {"thinking_budget": 2_000}, {"think": ...}, (NO_KNOWN_THOUGHT,)),
+        ("llama3.1", {"thinking_budget": 0}, {"think": False}, ()),
+        ("qwen3-coder:30b", {"effort": "low"}, {"think": ...}, (NO_KNOWN_THOUGHT,)),
+        ("qwen3:8b", {"effort": "high"}, {"think": True}, ("effort was told as think: this model knows no degrees",)),
+        (
+            "hf.co/unsloth/Qwen3-8B-GGUF:Q4_K_M",
+            {"thinking_budget": 2_000},
+            {"think": True},
+            ("thinking_budget was told as think: this model knows no degrees",),
+        ),
+        ("qwen3:8b", {"thinking_budget": 0, "effort": "high"}, {"think": False}, ()),
+        ("gpt-oss:20b", {"effort": "high", "thinking_budget": 5}, {"think": "high"}, ()),
+        (
+            "gpt-oss:20b",
+            {"effort": "minimal"},
+            {"think": "low"},
+            ("effort minimal was told as low: this model knows no less",),
+        ),
+        (
+            "gpt-oss:20b",
+            {"thinking_budget": 0},
+            {"think": "low"},
+            ("thinking_budget 0 was told as low: this model knows no less",),
+        ),
+        (
+            "gpt-oss:20b",
+            {"thinking_budget": 5},
+            {"think": True},
+            ("thinking_budget was told as think: this dialect knows an effort, no number of tokens",),
+        ),
+        ("m", {"tools": TOOL, "tool_choice": "none"}, {"tools": ...}, ()),
+        (
+            "m",
+            {"tools": TOOL, "tool_choice": "required", "parallel_tools": False},
+            {"tool_choice": ...},
+            (
+                "tool_choice was left out: this vendor leaves it to the model",
+                "parallel_tools was left out: this vendor is not told",
+            ),
+        ),
     ],
 }
 

@@ -38,6 +38,7 @@ DIALECTS = {
     "azure_openai": "openai_chat",
     "anthropic": "anthropic",
     "gemini": "gemini",
+    "ollama_native": "ollama",
 }
 KINDS = {  # what each recorded error is
     "openai_chat/openai-json-error400-01": Kind.BAD_REQUEST,
@@ -101,8 +102,8 @@ KINDS = {  # what each recorded error is
     "gemini/vertex-json-error400-02": Kind.BAD_REQUEST,
     "gemini/vertex-json-error400-03": Kind.BAD_REQUEST,
     "gemini/vertex-json-error400-04": Kind.BAD_REQUEST,
+    "ollama_native/ollama-json-error404-01": Kind.MODEL_GONE,
 }
-NOT_YET = {"ollama_native"}  # folders of a dialect that this library does not speak
 FINISH = {  # what each recorded reason is, beside those of answers that end in calls
     "stop": Finish.STOP,
     "STOP": Finish.STOP,
@@ -140,7 +141,7 @@ def result_of(case: dict[str, Any], read: Any) -> Answer | Failure:
 def test_no_recorded_case_is_forgotten(recorded: Path) -> None:
     index = {row["id"] for row in json.loads((recorded / "index.json").read_text())}
     assert index == {path.relative_to(recorded).with_suffix("").as_posix() for path in recorded.glob("*/*.json")}
-    assert {ident.partition("/")[0] for ident in index} - NOT_YET == set(DIALECTS) - NOT_YET
+    assert {ident.partition("/")[0] for ident in index} == set(DIALECTS)
     assert set(DIALECTS.values()) <= set(WIRES)
 
 
@@ -198,6 +199,8 @@ def assert_calls(result: Answer, case: dict[str, Any]) -> None:
 
 def expected_usage(case: dict[str, Any]) -> Usage | None:
     raw, expect = case["expect"].get("usage_raw"), case["expect"]
+    if case["dialect"] == "ollama_native":
+        return Usage(expect["input_tokens"], expect["output_tokens"])
     if not raw:
         return None
     if case["dialect"] == "anthropic":
@@ -278,6 +281,8 @@ def terminal_at(stream: dict[str, Any]) -> int:
     dialect, body = stream["dialect"], stream["response"]["body"].encode()
     if body.startswith(b"["):
         return len(body)
+    if dialect == "ollama_native":
+        return body.index(b"\n", body.index(b'"done":true'))  # the line is whole without its end
     if dialect == "anthropic":
         mark = re.search(rb"event: (message_stop|error)", body)
     elif dialect == "openai_responses":

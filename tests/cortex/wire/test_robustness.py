@@ -14,9 +14,11 @@ from cortex.messages import Answer, Broken, Ended, Failure, StreamEvent, TextDel
 from cortex.wire import WIRES
 from cortex.wire.codec import HttpReply, Target
 
-KINDS = ("openai_chat", "openai_responses", "anthropic", "gemini")
+KINDS = ("openai_chat", "openai_responses", "anthropic", "gemini", "ollama")
 TARGET = Target("p", "https://h/v1", "m", api_key="k")
 
+WHOLE_CALL = {"index": 0, "name": "f", "arguments": {"a": 1}}
+SAYS = {"content": "x", "thinking": "y", "tool_calls": [{"function": WHOLE_CALL}]}
 USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "input_tokens": 3, "output_tokens": 4, "promptTokenCount": 5}
 FUNCTION = {"name": "f", "arguments": '{"a": 1}'}
 CALL = {"index": 0, "id": "c1", "type": "function", "function": FUNCTION}
@@ -76,6 +78,13 @@ SAMPLES: dict[str, list[Any]] = {  # whole replies and the chunks of streams, on
         {"promptFeedback": {"blockReason": "SAFETY"}},
         {"error": {"code": 503, "status": "UNAVAILABLE", "message": "x", "details": [{"retryDelay": "4s"}]}},
     ],
+    "ollama": [
+        {"model": "m", "created_at": "t", "message": {"role": "assistant", "content": "x"}, "done": False},
+        {"message": {"content": "", "thinking": "y", "tool_calls": [{"id": "c", "function": WHOLE_CALL}]}},
+        {"message": SAYS, "done": True, "done_reason": "stop", "prompt_eval_count": 1, "eval_count": 2},
+        {"done": True, "done_reason": "load"},
+        {"error": "x"},
+    ],
 }
 JUNK: list[Any] = [None, True, -1, 7, 1.5, 10**30, "", "x", "\ud800", "9" * 30, [], [[]], [None], {}, {"a": 1}]
 
@@ -102,6 +111,12 @@ def damaged(draw: st.DrawFn, kind: str) -> Any:
     for _ in range(draw(st.integers(0, 3))):
         value = replaced(value, draw(st.sampled_from(places(value))), draw(st.sampled_from(JUNK)))
     return value
+
+
+def framed(kind: str, payload: Any, newline: str = "\n") -> bytes:
+    """A payload as one event of a stream."""
+    data = json.dumps(payload)
+    return (f"{data}{newline}" if kind == "ollama" else f"data: {data}{newline}{newline}").encode()
 
 
 def check(events: list[StreamEvent]) -> None:
@@ -131,10 +146,11 @@ def test_I20_every_sample_with_every_junk_at_every_place(kind: str) -> None:
     for sample in SAMPLES[kind]:
         for path in places(sample):
             for junk in JUNK:
-                payload = json.dumps(replaced(sample, path, junk)).encode()
-                assert isinstance(wire.decode(HttpReply(200, {}, payload), TARGET), Answer | Failure)
+                payload = replaced(sample, path, junk)
+                whole = json.dumps(payload).encode()
+                assert isinstance(wire.decode(HttpReply(200, {}, whole), TARGET), Answer | Failure)
                 decoder = wire.decoder(TARGET)
-                check([*decoder.feed(b"data: " + payload + b"\n\n"), *decoder.close()])
+                check([*decoder.feed(framed(kind, payload)), *decoder.close()])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -152,11 +168,11 @@ def test_I19_a_stream_is_the_same_however_it_was_cut(
 ) -> None:
     payloads = data.draw(st.lists(damaged(kind), max_size=6))
     newline = data.draw(st.sampled_from(["\n", "\r\n", "\r"]))
-    stream = "".join(f"data: {json.dumps(payload)}{newline}{newline}" for payload in payloads)
-    stream += "data: [DONE]\n\n" if done else data.draw(st.sampled_from(["", "data: tail", ": comment\n\n"]))
-    expected = read(WIRES[kind], [stream.encode()])
+    stream = b"".join(framed(kind, payload, newline) for payload in payloads)
+    stream += b"data: [DONE]\n\n" if done else data.draw(st.sampled_from([b"", b"data: tail", b": comment\n\n"]))
+    expected = read(WIRES[kind], [stream])
     check(expected)
-    assert read(WIRES[kind], chunks(stream.encode(), cuts)) == expected
+    assert read(WIRES[kind], chunks(stream, cuts)) == expected
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -171,7 +187,7 @@ def growing(kind: str, size: int) -> bytes:
     """A stream of `size` pieces: text, then one tool call that grows piece by piece, then many calls."""
 
     def events(*payloads: Any) -> bytes:
-        return b"".join(b"data: " + json.dumps(payload).encode() + b"\n\n" for payload in payloads)
+        return b"".join(framed(kind, payload) for payload in payloads)
 
     def calls(index: int, arguments: str, **more: Any) -> dict[str, Any]:
         fragment = {"index": index, "function": {"name": "f", "arguments": arguments}, **more}
@@ -180,6 +196,9 @@ def growing(kind: str, size: int) -> bytes:
     def parts(part: dict[str, Any]) -> dict[str, Any]:
         return {"candidates": [{"content": {"parts": [part]}}]}
 
+    if kind == "ollama":
+        call = {"message": {"tool_calls": [{"function": WHOLE_CALL}]}, "done": False}
+        return events(*[{"message": {"content": "word "}}] * size, *[call] * size, {"done": True})
     if kind == "openai_chat":
         text = {"choices": [{"delta": {"content": "word "}}]}
         many = [calls(i, "{}", id=f"c{i}") for i in range(1, size)]
