@@ -50,7 +50,8 @@ class FaultWall:
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
 
     def add(self, name: str, dialect: DialectName | None = None) -> FaultProvider:
-        """A new provider on a port of its own; `dialect` may be left out where it is the name. At any time until the
+        """A new provider on a port of its own; `dialect` may be left out where it is the name. "openai" is also that of
+        a local server, which speaks Ollama's own dialect too, at the base URL without its `/v1`. At any time until the
         wall is closed, from any thread. ValueError for a name taken or a dialect unknown."""
         spoken = DIALECTS.get(dialect or name)
         if spoken is None:

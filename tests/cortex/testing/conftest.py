@@ -11,10 +11,11 @@ import httpx
 import pytest
 from attrs import evolve, frozen
 
-DIALECTS = ("openai", "openai_responses", "anthropic", "gemini")
+DIALECTS = ("openai", "openai_responses", "ollama", "anthropic", "gemini")
 FINAL = {
     "openai": "data: [DONE]",
     "openai_responses": '"response.completed"',
+    "ollama": '"done":true',
     "anthropic": '"message_stop"',
     "gemini": '"finishReason"',
 }
@@ -35,7 +36,7 @@ class Vendor:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.provider = "openai" if name == "openai_responses" else name  # whom the wall lets answer
+        self.provider = name if name in ("anthropic", "gemini") else "openai"  # whom the wall lets answer
 
     def request(self, base_url: str, text: str = "hi", *, stream: bool = False, **fields: Any) -> dict[str, Any]:
         """Arguments for `httpx.Client.build_request`."""
@@ -47,6 +48,9 @@ class Vendor:
             body = {"model": "model-1", "input": [{"role": "user", "content": text}], **fields}
             body |= {"stream": True} if stream else {}
             return {"method": "POST", "url": f"{base_url}/responses", "json": body}
+        if self.name == "ollama":
+            body = {"model": "model-1", "messages": [{"role": "user", "content": text}], "stream": stream, **fields}
+            return {"method": "POST", "url": f"{base_url.removesuffix('/v1')}/api/chat", "json": body}
         path = "/chat/completions" if self.name == "openai" else "/v1/messages"
         body = {"model": "model-1", "messages": [{"role": "user", "content": text}], **fields}
         return {"method": "POST", "url": base_url + path, "json": {**body, **({"stream": True} if stream else {})}}
@@ -56,7 +60,9 @@ class Vendor:
         text = body.decode()
         if status != 200 or not stream:
             return self._whole(status, text)
-        pieces = [self._piece(json.loads(line[6:])) for line in text.split("\n") if line.startswith("data: {")]
+        mark = "" if self.name == "ollama" else "data: "
+        lines = [line.removeprefix(mark) for line in text.split("\n") if line.startswith(mark + "{")]
+        pieces = [self._piece(json.loads(line)) for line in lines]
         return Outcome(status, "".join(pieces), finished=FINAL[self.name] in text)
 
     def _whole(self, status: int, text: str) -> Outcome:
@@ -65,7 +71,9 @@ class Vendor:
         except ValueError:
             return Outcome(status, text if status != 200 else "")
         if status != 200:
-            return Outcome(status, value["error"]["message"])
+            return Outcome(status, value["error"] if self.name == "ollama" else value["error"]["message"])
+        if self.name == "ollama":
+            return Outcome(status, value["message"]["content"], finished=value["done"])
         if self.name == "openai":
             return Outcome(status, value["choices"][0]["message"]["content"], finished=True)
         if self.name == "openai_responses":
@@ -77,7 +85,9 @@ class Vendor:
 
     def _piece(self, event: dict[str, Any]) -> str:
         if event.get("error"):
-            return "!" + event["error"]["message"]
+            return "!" + (event["error"] if self.name == "ollama" else event["error"]["message"])
+        if self.name == "ollama":
+            return str(event["message"]["content"])
         if self.name == "openai":
             return "".join(choice["delta"].get("content") or "" for choice in event["choices"])
         if self.name == "openai_responses":

@@ -147,7 +147,11 @@ def test_gzip_that_is_none_cannot_be_decoded(asking, outcome, plain) -> None:
     ("action", "stream", "seconds"),
     [
         (Delay(30, Delay(10)), False, 40),
-        (Reply("a b c", pace=2), True, {"openai": 10, "openai_responses": 20, "anthropic": 16, "gemini": 6}),
+        (
+            Reply("a b c", pace=2),
+            True,
+            {"openai": 10, "openai_responses": 20, "ollama": 6, "anthropic": 16, "gemini": 6},
+        ),
         (Pings(3, 20), True, 60),
         (Pings(3, 20), False, 60),
     ],

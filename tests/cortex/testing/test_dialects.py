@@ -12,25 +12,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cortex.testing import Cut, Reply, Seen, Status, StreamError, ToolCalls
-from cortex.testing.dialects import DIALECTS, OPENAI_RESPONSES, Call
+from cortex.testing.dialects import DIALECTS, OLLAMA, OPENAI_RESPONSES, Call
 from cortex.testing.play import Data, End, Head, Stage, play
 
-SPOKEN = {**DIALECTS, OPENAI_RESPONSES.name: OPENAI_RESPONSES}
+SPOKEN = {**DIALECTS, OPENAI_RESPONSES.name: OPENAI_RESPONSES, OLLAMA.name: OLLAMA}
 FOLDERS = {
     "openai": "openai_chat",
     "openai_responses": "openai_responses",
     "anthropic": "anthropic",
     "gemini": "gemini",
+    "ollama": "ollama_native",
 }
 # What we send and no recorded answer of the vendor itself happens to have.
-OURS = {"openai": {"choices.[].delta.reasoning_content"}}
+OURS = {
+    "openai": {"choices.[].delta.reasoning_content"},
+    # No recorded stream of it thinks or calls; there its names are those of its whole replies.
+    "ollama": {
+        "message.thinking",
+        "message.tool_calls",
+        *(f"message.tool_calls.[].{name}" for name in ("id", "function", "function.index", "function.name")),
+        "message.tool_calls.[].function.arguments",
+    },
+}
 REPLIES = [
     Reply("Paris is nice."),
     Reply("Paris is nice.", thinking="Let me think."),
     ToolCalls(("weather", {"city": "Paris"}), ("news", {}), text="So."),
     Reply("Cut", finish="length"),
 ]
-NEVER_OPENED = {"input", "args"}  # below these the names are the caller's
+NEVER_OPENED = {"input", "args", "arguments"}  # below these the names are the caller's
 
 
 def staged(dialect: str, *, stream: bool, sse: bool = True, text: str = "hi there") -> Stage:
@@ -50,8 +60,11 @@ def values(body: str) -> list[Any]:
     """The JSON values of a body: itself, or those of its events."""
     lines = body.replace("\r\n", "\n").split("\n")
     events = [line[5:] for line in lines if line.startswith("data:") and "[DONE]" not in line]
+    if not events:
+        first = lines[0].startswith("{") and lines[0].endswith("}")
+        events = lines if first else [body]
     found = []
-    for text in events or [body]:
+    for text in events:
         try:
             value = json.loads(text)
         except ValueError:
@@ -157,6 +170,33 @@ def test_order_of_an_anthropic_stream() -> None:
     assert [event["index"] for event in events if event["type"] == "content_block_start"] == [0, 1, 2]
 
 
+def test_order_of_a_stream_of_lines() -> None:
+    action = ToolCalls(("f", {"a": 1}), ("g", {}), text="a b", thinking="t")
+    head, body = sent(action, staged("ollama", stream=True))
+    assert dict(head.headers)["content-type"] == "application/x-ndjson"
+    *pieces, last = map(json.loads, body.decode().splitlines())
+    assert [row["done"] for row in (*pieces, last)] == [False] * 5 + [True]
+    told = [
+        {**row["message"], "tool_calls": [c["function"] for c in row["message"].get("tool_calls", ())]}
+        for row in pieces
+    ]
+    assert [{name: value for name, value in row.items() if value and name != "role"} for row in told] == [
+        {"thinking": "t"},
+        {"content": "a"},
+        {"content": " b"},
+        {"tool_calls": [{"index": 0, "name": "f", "arguments": {"a": 1}}]},
+        {"tool_calls": [{"index": 1, "name": "g", "arguments": {}}]},
+    ]
+    assert (last["message"]["content"], last["done_reason"], last["prompt_eval_count"]) == ("", "stop", 2)
+
+
+def test_ollama_streams_unless_told_otherwise() -> None:
+    for fields, stream in (({}, True), ({"stream": True}, True), ({"stream": False}, False)):
+        call = OLLAMA.parse("/api/chat", "", {"model": "m", **fields})
+        assert call is not None
+        assert (call.model, call.stream) == ("m", stream)
+
+
 def test_gemini_without_sse_is_one_array() -> None:
     head, body = sent(Reply("a b"), staged("gemini", stream=True, sse=False))
     assert dict(head.headers)["content-type"] == "application/json; charset=UTF-8"
@@ -173,14 +213,25 @@ def test_an_error_in_an_array_leaves_it_whole(after) -> None:
 @pytest.mark.parametrize("dialect", FOLDERS)
 def test_an_error_in_a_stream_is_a_status_without_one(dialect) -> None:
     head, body = sent(StreamError(message="no"), staged(dialect, stream=False))
-    assert head.status == {"openai": 500, "openai_responses": 500, "anthropic": 529, "gemini": 503}[dialect]
-    assert json.loads(body)["error"]["message"] == "no"
+    usual = {"openai": 500, "openai_responses": 500, "anthropic": 529, "gemini": 503, "ollama": 500}
+    assert head.status == usual[dialect]
+    told = json.loads(body)["error"]
+    assert (told if dialect == "ollama" else told["message"]) == "no"
 
 
 @pytest.mark.parametrize(
     ("finish", "raw"),
     [
-        ("stop", {"openai": "stop", "openai_responses": "completed", "anthropic": "end_turn", "gemini": "STOP"}),
+        (
+            "stop",
+            {
+                "openai": "stop",
+                "openai_responses": "completed",
+                "anthropic": "end_turn",
+                "gemini": "STOP",
+                "ollama": "stop",
+            },
+        ),
         (
             "length",
             {
@@ -188,6 +239,7 @@ def test_an_error_in_a_stream_is_a_status_without_one(dialect) -> None:
                 "openai_responses": "max_output_tokens",
                 "anthropic": "max_tokens",
                 "gemini": "MAX_TOKENS",
+                "ollama": "length",
             },
         ),
         (
@@ -197,6 +249,7 @@ def test_an_error_in_a_stream_is_a_status_without_one(dialect) -> None:
                 "openai_responses": "content_filter",
                 "anthropic": "refusal",
                 "gemini": "SAFETY",
+                "ollama": "stop",
             },
         ),
         ("a_new_one", dict.fromkeys(FOLDERS, "a_new_one")),
@@ -212,6 +265,7 @@ def test_finish_reasons(dialect, finish, raw) -> None:
         "openai_responses": lambda: (answer["incomplete_details"] or {}).get("reason") or answer["status"],
         "anthropic": lambda: answer["stop_reason"],
         "gemini": lambda: answer["candidates"][0].get("finishReason"),
+        "ollama": lambda: answer.get("done_reason"),
     }
     assert where[dialect]() == raw[dialect]
 
@@ -224,6 +278,7 @@ def test_no_usage_when_none(dialect, stream) -> None:
         assert not value.get("usage")
         assert not value.get("response", {}).get("usage")
         assert "usageMetadata" not in value
+        assert "eval_count" not in value
 
 
 @pytest.mark.parametrize("dialect", FOLDERS)
@@ -250,6 +305,7 @@ def test_the_callers_headers_take_the_vendors_place(dialect) -> None:
     [
         ("openai", "/v1/chat/completions", "messages"),
         ("openai_responses", "/v1/responses", "input"),
+        ("ollama", "/api/chat", "messages"),
         ("anthropic", "/v1/messages", "messages"),
     ],
 )
@@ -278,6 +334,8 @@ def test_any_text_arrives_whole(text, stream, size, dialect) -> None:
         elif dialect == "openai":
             said = [row["delta"] if stream else row["message"] for row in value["choices"]]
             got += "".join(row.get("content") or "" for row in said)
+        elif dialect == "ollama":
+            got += value["message"]["content"]
         elif dialect == "anthropic":
             got += str(value.get("delta", {}).get("text", ""))
             got += "".join(block["text"] for block in value.get("content", ()))
