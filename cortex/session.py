@@ -188,7 +188,8 @@ class Session:
         retry: bool = False,
         **call: Unpack[CallOptions],
     ) -> Stream:
-        """`run` as a stream of chunks; the turn begins with the first one asked for. The last chunk is `final`."""
+        """`run` as a stream of chunks; the turn begins with the first one asked for. The last chunk is `final`, and its
+        `response` has the `output`; before a repair a chunk of kind `restart` takes back what was shown."""
         given = self._validated(message, system, retry, output_type, call)
         return Stream(lambda: self._engine.host.stream(self._streamed(given)))
 
@@ -298,7 +299,7 @@ class Session:
             result = attrs.evolve(result, attempts=(*first.attempts, *result.attempts))
             if isinstance(first, TurnFailed) and isinstance(result, TurnDone):
                 result = attrs.evolve(result, failed_over=True)
-        if run.given.prepared.output is not None and isinstance(result, TurnDone) and run.sink is None:
+        if run.given.prepared.output is not None and isinstance(result, TurnDone):
             result = await self._repaired(run, system, turn, result)
         return result, system
 
@@ -318,10 +319,13 @@ class Session:
         return fresh and getattr(result.error, "retryable", False)
 
     async def _repaired(self, run: _Run, system: System, turn: Turn, result: TurnDone) -> TurnResult:
-        """An answer that does not fit the schema goes back once, with the fault in words."""
+        """An answer that does not fit the schema goes back once, with the fault in words. Who saw it in a stream is
+        told to discard it."""
         fault = parse_answer(run.given.prepared, result.answer)[1]
         if not fault:
             return result
+        if run.sink is not None:
+            await run.sink.send(Chunk("restart"))
         again = attrs.evolve(turn, request=repair_request(turn.request, result, fault))
         second = await outcome_of(run.tree, system, again)
         if isinstance(second, TurnFailed):

@@ -20,7 +20,6 @@ from cortex.messages import (
     Finish,
     Image,
     Kind,
-    OutputSchema,
     Part,
     Progress,
     Request,
@@ -29,12 +28,14 @@ from cortex.messages import (
     Thinking,
     ToolCall,
     ToolResult,
+    ToolSpec,
     Usage,
 )
 from cortex.wire.codec import EFFORT_TOKENS, HttpCall, HttpReply, Json, Target, Wire, get, post
 from cortex.wire.draft import OpenCall, newest
 from cortex.wire.faults import Rules, phrase
 from cortex.wire.history import CLOSING, History, Turn, TurnRole, in_role, tidy
+from cortex.wire.output import output_name, output_tool
 from cortex.wire.stream import Fold, StreamDecoder, decode_with
 from cortex.wire.values import (
     arguments_object,
@@ -102,7 +103,6 @@ FINISH = {
 }
 
 ROLES = {"user": "user", "tool": "user", "assistant": "assistant"}
-OUTPUT_TOOL = "structured_output__"  # how the tool that carries a structured answer is told from a user's own
 _REDACTED = "redacted:"  # how redacted thinking is told in `Thinking.signature`, which only this dialect reads
 _call_id = id_grammar(r"[a-zA-Z0-9_-]{1,64}", "toolu_", 30)
 
@@ -122,7 +122,7 @@ def encode(request: Request, target: Target) -> HttpCall:
     system = history.system
     thinking = _thinking(request, target, history, notes)
     if request.output and (thinking or ADAPTIVE.match(target.model)):  # then no tool can be forced: it is asked for
-        system = f"{system}\n\nGive the final answer by calling {_output_name(request.output)}.".strip()
+        system = f"{system}\n\nGive the final answer by calling {output_name(request.output)}.".strip()
     if system:
         body["system"] = system
     body["messages"] = Json([b"[", *messages, CLOSING, b"]"])
@@ -206,16 +206,14 @@ def _set_sampling(body: dict[str, Any], request: Request, *, thinking: bool, not
 
 
 def _set_tools(body: dict[str, Any], request: Request, history: History, *, forced: bool) -> None:
-    tools = [
-        {"name": tool.name, "description": tool.description, "input_schema": tool.parameters} for tool in request.tools
-    ]
+    tools = [_tool(tool) for tool in request.tools]
     choice: dict[str, Any] | None = _choice(request.tool_choice) if tools else None
     if not tools and history.called:  # a history with calls is refused where no tool is defined
         tools = [{"name": name, "input_schema": {"type": "object"}} for name in sorted(history.called)]
         choice = None if request.output else {"type": "none"}
     if request.output:
-        name = _output_name(request.output)
-        tools.append({"name": name, "description": "Gives the final answer.", "input_schema": request.output.schema})
+        name = output_name(request.output)
+        tools.append(_tool(output_tool(request.output)))
         if forced and not ADAPTIVE.match(body["model"]):
             choice = {"type": "any"} if request.tools and not choice else choice or {"type": "tool", "name": name}
     if request.tools and request.parallel_tools is not None:
@@ -228,6 +226,10 @@ def _set_tools(body: dict[str, Any], request: Request, history: History, *, forc
         body["tool_choice"] = choice
 
 
+def _tool(tool: ToolSpec) -> dict[str, Any]:
+    return {"name": tool.name, "description": tool.description, "input_schema": tool.parameters}
+
+
 def _choice(choice: str | None) -> dict[str, Any] | None:
     match choice:
         case None:
@@ -238,10 +240,6 @@ def _choice(choice: str | None) -> dict[str, Any] | None:
             return {"type": "any"}
         case name:
             return {"type": "tool", "name": name}
-
-
-def _output_name(output: OutputSchema) -> str:
-    return OUTPUT_TOOL + re.sub(r"[^a-zA-Z0-9_-]", "_", output.name)[: 64 - len(OUTPUT_TOOL)]
 
 
 def _unpadded(history: History) -> History:
@@ -306,7 +304,7 @@ class AnthropicFold(Fold):
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
-        self._open: dict[int, OpenCall | None] = {}  # by block index; None: the structured answer
+        self._open: dict[int, OpenCall] = {}  # by block index
         self._raw: str | None = None
         self._counts: dict[str, int] = {}
 
@@ -386,16 +384,10 @@ class AnthropicFold(Fold):
                 return [Progress()]
 
     def _start_call(self, index: Any, block: dict[str, Any]) -> list[StreamEvent]:
-        name = as_text(block.get("name"))
         given = dumps(block["input"]).decode() if block.get("input") else ""  # in a stream it comes in deltas
-        if name.startswith(OUTPUT_TOOL):
-            self._open[_key(index)] = None
-            return self.draft.text(given) or [Progress()]
-        call = self.draft.open_call(as_text(block.get("id")), name)
-        if given:
-            call.pieces.append(given)
+        call = self.draft.open_call(as_text(block.get("id")), as_text(block.get("name")))
         self._open[_key(index)] = call
-        return [Progress()]
+        return self.draft.argument(call, given) if given else [Progress()]
 
     def _delta(self, index: Any, delta: dict[str, Any]) -> list[StreamEvent]:
         match delta.get("type"):
@@ -412,12 +404,8 @@ class AnthropicFold(Fold):
     def _json_delta(self, index: Any, piece: str) -> list[StreamEvent]:
         if not piece:
             return []
-        call = self._open.get(_key(index), ...)
-        if call is None:
-            return self.draft.text(piece)
-        if isinstance(call, OpenCall):
-            call.pieces.append(piece)
-        return [Progress()]
+        call = self._open.get(_key(index))
+        return self.draft.argument(call, piece) if call else [Progress()]
 
     def _stop(self, index: Any) -> list[StreamEvent]:
         call = self._open.pop(_key(index), None)

@@ -24,6 +24,7 @@ from cortex.messages import (
     ToolCallReady,
     Usage,
 )
+from cortex.wire.output import PREFIX
 from cortex.wire.values import arguments_of, clean, digest
 
 RunKind: TypeAlias = Literal["text", "thinking"]
@@ -53,7 +54,8 @@ class Run:
 
 @attrs.define
 class OpenCall:
-    """A tool call whose argument text is still coming. `call` is set once it is whole."""
+    """A tool call whose argument text is still coming. `call` is set once it is whole. `said`: what was shown of it,
+    where it is a structured answer."""
 
     id: str = ""
     name: str = ""
@@ -61,6 +63,12 @@ class OpenCall:
     place: int = 0  # among the answer's parts
     pieces: list[str] = attrs.field(factory=list)
     call: ToolCall | None = None
+    said: Run = attrs.field(factory=lambda: Run("text"))
+
+    @property
+    def answers(self) -> bool:
+        """Whether it is no call of the user's tools, but a structured answer."""
+        return self.name.startswith(PREFIX)
 
     @property
     def raw(self) -> str:
@@ -119,8 +127,15 @@ class Draft:
         self._parts.append(call)
         return call
 
+    def argument(self, call: OpenCall, piece: str) -> list[StreamEvent]:
+        """A piece of a tool call's argument text: of a structured answer it is shown."""
+        call.pieces.append(piece)
+        shown = call.said.add(piece) if call.answers else ""
+        return [TextDelta(shown)] if shown else [Progress()]
+
     def finish_call(self, call: OpenCall, *, cut: bool = False) -> list[StreamEvent]:
-        """A tool call is whole, as far as it will ever be; it is announced if its arguments can be read.
+        """A tool call is whole, as far as it will ever be; it is announced if its arguments can be read, and of a
+        structured answer the rest is shown.
 
         `cut`: the answer ran into its limit, so that no text means nothing came, not that there are no arguments.
         """
@@ -130,7 +145,15 @@ class Draft:
         if cut and not call.raw.strip():
             whole, arguments = False, None
         call.call = self._tool_call(call, arguments)
+        if call.answers:
+            return self._rest(call)
         return [ToolCallReady(call.call)] if whole and call.name else []
+
+    def _rest(self, call: OpenCall) -> list[StreamEvent]:
+        shown, text = "".join(call.said.pieces), clean(call.raw)
+        rest = text.removeprefix(shown) if text.startswith(shown) else ""  # what was shown stands
+        call.said.pieces.append(rest)
+        return [TextDelta(rest)] if rest else []
 
     def _tool_call(self, call: OpenCall, arguments: object) -> ToolCall:
         made_up = "call_" + digest(self.response_id, str(call.place), call.name, call.raw)[:24]
@@ -138,9 +161,14 @@ class Draft:
         return ToolCall(call.id or made_up, call.name, arguments, clean(call.raw), call.signature, issuer)
 
     @property
-    def calls(self) -> list[OpenCall]:
-        """The tool calls so far."""
+    def opened(self) -> list[OpenCall]:
+        """The tool calls so far, a structured answer among them."""
         return [part for part in self._parts if isinstance(part, OpenCall)]
+
+    @property
+    def calls(self) -> list[OpenCall]:
+        """The calls of the user's tools so far."""
+        return [call for call in self.opened if not call.answers]
 
     @property
     def empty(self) -> bool:
@@ -148,13 +176,17 @@ class Draft:
         return not any(isinstance(part, OpenCall) or "".join(part.pieces).strip() for part in self._parts)
 
     def answer(self, finish: Finish, raw: str | None) -> Answer:
-        """The finished answer. Whatever word a vendor uses, an answer that stopped in order to call is one of calls."""
+        """The finished answer. Whatever word a vendor uses, an answer that stopped in order to call is one of calls.
+
+        What is said beside a structured answer is no part of it: it counts as thinking.
+        """
+        beside = len(self.calls) < len(self.opened)
         if finish is Finish.STOP and self.calls:
             finish = Finish.TOOL_CALLS
         elif finish is Finish.TOOL_CALLS and not self.calls:
             finish = Finish.STOP
         return Answer(
-            parts=tuple(part for raw_part in self._parts if (part := self._part(raw_part)) is not None),
+            parts=tuple(part for raw_part in self._parts if (part := self._part(raw_part, beside)) is not None),
             finish=finish,
             raw_finish=raw,
             usage=self.usage,
@@ -162,13 +194,19 @@ class Draft:
             request_id=self.request_id,
         )
 
-    def _part(self, part: Run | OpenCall) -> Part | None:
-        if isinstance(part, OpenCall):
+    def _part(self, part: Run | OpenCall, beside: bool) -> Part | None:
+        if isinstance(part, OpenCall) and not part.answers:
             return part.call or self._tool_call(part, arguments_of(part.raw)[1])
+        if isinstance(part, OpenCall):
+            return _text("".join(part.said.pieces))
         text = "".join(part.pieces)
-        if part.kind == "text":
-            return Text(text) if text else None
+        if part.kind == "text" and not beside:
+            return _text(text)
         return Thinking(text, part.signature or None, self.issuer) if text or part.signature else None
+
+
+def _text(text: str) -> Text | None:
+    return Text(text) if text else None
 
 
 def newest(old: Usage, new: Usage) -> Usage:

@@ -37,6 +37,7 @@ from cortex.wire.draft import OpenCall, newest
 from cortex.wire.faults import Rules, phrase
 from cortex.wire.gemini_args import PartialArgs
 from cortex.wire.history import CLOSING, Turn, TurnRole, in_role, tidy
+from cortex.wire.output import by_tool
 from cortex.wire.stream import Fold, StreamDecoder, decode_with
 from cortex.wire.values import arguments_object, as_dict, as_list, as_text, base64_of, count, dumps, media_type
 
@@ -105,16 +106,19 @@ _UNSIGNED = "skip_thought_signature_validator"
 
 def encode(request: Request, target: Target) -> HttpCall:
     """The call for `models/{model}:generateContent` or its stream. Option: `thinking_budget` (tokens)."""
-    history = tidy(request, target, str, user_first=True)
     model = _model(target)
     signed = bool(_SIGNED.match(model))
+    if request.tools and not signed:  # before Gemini 3 an output schema does not go together with tools
+        request = by_tool(request)
+    history = tidy(request, target, str, user_first=True)
     contents, left_out = history.write("gemini", partial(_write, signed))
     notes = [*history.notes, *left_out]
     config = _config(request, target, model, notes)
-    system = _set_output(request, history.system, config, signed=signed, notes=notes)
+    if request.output:
+        config |= {"responseMimeType": "application/json", "responseJsonSchema": request.output.schema}
     body: dict[str, Any] = {"contents": Json([b"[", *contents, CLOSING, b"]"])}
-    if system:
-        body["systemInstruction"] = {"parts": [{"text": system}]}
+    if history.system:
+        body["systemInstruction"] = {"parts": [{"text": history.system}]}
     if request.tools:
         body["tools"] = [{"functionDeclarations": [
             {"name": tool.name, "description": tool.description, "parametersJsonSchema": tool.parameters}
@@ -191,18 +195,6 @@ def _auth(target: Target) -> dict[str, str]:
     if "/projects/" in target.base_url:  # Vertex takes a token, no key
         return {"authorization": f"Bearer {target.api_key}"}
     return {"x-goog-api-key": target.api_key}
-
-
-def _set_output(request: Request, system: str, config: dict[str, Any], *, signed: bool, notes: list[str]) -> str:
-    """Ask for the output schema; gives the system prompt. Before Gemini 3 it does not go together with tools."""
-    if request.output is None:
-        return system
-    if request.tools and not signed:
-        notes.append("the output schema was told in words: this model does not take it beside tools")
-        told = dumps(request.output.schema).decode()
-        return f"{system}\n\nGive the final answer as one JSON value that satisfies this JSON schema: {told}".strip()
-    config |= {"responseMimeType": "application/json", "responseJsonSchema": request.output.schema}
-    return system
 
 
 def _choice(choice: str) -> dict[str, Any]:

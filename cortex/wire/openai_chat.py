@@ -40,6 +40,7 @@ from cortex.wire.openai_common import (
     probe,
     set_sampling,
     system_of,
+    with_output,
 )
 from cortex.wire.openai_rows import Row, row_of
 from cortex.wire.stream import Fold, StreamDecoder, decode_with
@@ -79,10 +80,12 @@ BROKEN_FINISH = {  # reasons that tell of a failure, at OpenRouter and DeepSeek
 def encode(request: Request, target: Target) -> HttpCall:
     """The call for `POST .../chat/completions`. Options: `organization`, `project`; `api_version` (Azure)."""
     row = row_of(target)
+    request = with_output(request, target, row)
     history = tidy(request, target, row.call_id)
     messages, left_out = history.write(("openai_chat", row.thinking_field), partial(_write, row.thinking_field))
     notes = [*history.notes, *left_out]
-    body: dict[str, Any] = {"model": target.model, "messages": _messages(system_of(request, history, row), messages)}
+    system = system_of(request, history, target, row)
+    body: dict[str, Any] = {"model": target.model, "messages": _messages(system, messages)}
     if request.tools:
         body["tools"] = [
             {"type": "function", "function": {"name": t.name, "description": t.description, "parameters": t.parameters}}
@@ -92,7 +95,7 @@ def encode(request: Request, target: Target) -> HttpCall:
             body["tool_choice"] = _choice(request.tool_choice)
     if request.output:
         schema = {"type": "json_schema", "json_schema": named_schema(request.output, row)}
-        body["response_format"] = schema if row.json_schema else {"type": "json_object"}
+        body["response_format"] = schema if row.takes_schema(target.model, request) else {"type": "json_object"}
     if request.max_tokens is not None:
         body[row.limit_field(target.model)] = request.max_tokens
     set_sampling(body, request, target, row, notes)
@@ -229,7 +232,7 @@ class OpenAIFold(Fold):
         return events + self._end()
 
     def done(self) -> list[StreamEvent]:
-        if any(not arguments_of(call.raw)[0] for call in self.draft.calls) and self._raw is None:
+        if any(not arguments_of(call.raw)[0] for call in self.draft.opened) and self._raw is None:
             return self.broken(Kind.CUT, "the stream ended inside a tool call")
         return self._end()
 
@@ -297,7 +300,7 @@ class OpenAIFold(Fold):
         arguments = function.get("arguments")
         piece = dumps(arguments).decode() if isinstance(arguments, dict) else as_text(arguments)
         if piece and call.call is None:
-            call.pieces.append(piece)
+            return events + self.draft.argument(call, piece)
         return [*events, Progress()]
 
     def _call(self, index: Any, ident: str, name: str) -> tuple[OpenCall, list[StreamEvent]]:

@@ -10,6 +10,7 @@ from cortex.wire.codec import HttpCall, Target, get
 from cortex.wire.faults import Rules, phrase
 from cortex.wire.history import History
 from cortex.wire.openai_rows import Row, is_azure, is_strict
+from cortex.wire.output import by_tool
 from cortex.wire.values import base64_of, dumps, media_type
 
 AZURE_API_VERSION = "2024-10-21"  # https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle
@@ -101,9 +102,16 @@ def probe(target: Target) -> HttpCall:
     return get(address(target, "/models"), auth(target), target)
 
 
-def system_of(request: Request, history: History, row: Row) -> str:
-    """The system prompt; where the server knows no schema, the model is told it there."""
-    if not request.output or row.json_schema:
+def with_output(request: Request, target: Target, row: Row) -> Request:
+    """The request, its output schema as a tool where the model knows no schema but can be made to call."""
+    if row.takes_schema(target.model, request) or not row.can_force(target.model, request):
+        return request
+    return by_tool(request)
+
+
+def system_of(request: Request, history: History, target: Target, row: Row) -> str:
+    """The system prompt; where the model knows no schema and cannot be made to call a tool, it is told it there."""
+    if not request.output or row.takes_schema(target.model, request):
         return history.system
     told = dumps(request.output.schema).decode()
     return f"{history.system}\n\nAnswer with one JSON object that satisfies this JSON schema: {told}".strip()

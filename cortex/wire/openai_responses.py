@@ -43,6 +43,7 @@ from cortex.wire.openai_common import (
     probe,
     set_sampling,
     system_of,
+    with_output,
 )
 from cortex.wire.openai_rows import row_of
 from cortex.wire.stream import Fold, StreamDecoder, decode_with
@@ -61,6 +62,7 @@ CALLS = {"function_call": "arguments", "custom_tool_call": "input"}  # an item t
 def encode(request: Request, target: Target) -> HttpCall:
     """The call for `POST .../responses`. Options: `organization`, `project`; `api_version` (Azure)."""
     row = row_of(target)
+    request = with_output(request, target, row)
     history = tidy(request, target, row.call_id)
     thinks_aloud = row.thinking_field is not None
     items, left_out = history.write(("openai_responses", thinks_aloud), partial(_write, thinks_aloud))
@@ -68,7 +70,7 @@ def encode(request: Request, target: Target) -> HttpCall:
     body: dict[str, Any] = {"model": target.model, "store": False}
     if row.encrypts_reasoning(target.model):
         body["include"] = ["reasoning.encrypted_content"]
-    if system := system_of(request, history, row):
+    if system := system_of(request, history, target, row):
         body["instructions"] = system
     body["input"] = Json([b"[", *items, b"]"])
     if request.tools:
@@ -86,7 +88,7 @@ def encode(request: Request, target: Target) -> HttpCall:
             body["tool_choice"] = _choice(request.tool_choice)
     if request.output:
         schema = {"type": "json_schema", **named_schema(request.output, row)}
-        body["text"] = {"format": schema if row.json_schema else {"type": "json_object"}}
+        body["text"] = {"format": schema if row.takes_schema(target.model, request) else {"type": "json_object"}}
     if request.max_tokens is not None:
         body["max_output_tokens"] = request.max_tokens
     set_sampling(body, request, target, row, notes)
@@ -297,7 +299,7 @@ class ResponsesFold(Fold):
 
     def _fragment(self, item: Item, piece: str) -> list[StreamEvent]:
         if item.call and item.call.call is None:
-            item.call.pieces.append(piece)
+            return self.draft.argument(item.call, piece)
         return [Progress()]
 
     def _done(self, item: Item, data: dict[str, Any]) -> list[StreamEvent]:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from cortex.messages import Effort
+from cortex.messages import Effort, Request
 from cortex.wire.codec import Target
 from cortex.wire.values import as_dict, as_list, id_grammar
 
@@ -20,6 +20,7 @@ _REASONING = re.compile(r"o[1-9]|gpt-[5-9]")
 _ENCRYPTS = re.compile(r"o[1-9]|gpt-[5-9](?!.*-chat)|grok-[4-9](?!.*non-reasoning)")
 # And these of them take no temperature (those from gpt-5.1 on do, as long as they do not reason).
 _FIXED_TEMPERATURE = re.compile(r"o[1-9]|gpt-5(?!-chat|\.)")
+_ALL, _NONE = re.compile(""), re.compile("(?!)")
 _ANY_ID = id_grammar(r".{1,64}", "call_", 29)
 
 
@@ -45,17 +46,20 @@ class Row:
 
     `names_reasoning_models`: model names mean what they mean at OpenAI. `encrypts`: gives encrypted reasoning, to be
     brought back, where the model's name tells that it reasons. `stream_usage`: knows
-    `stream_options.include_usage`. `json_schema`: knows it as a response format. `thinking_field`: takes the thinking
-    of a running tool loop back in this field. `call_id`: its grammar of call ids. `seed`: what the seed is called, None
-    where there is none. `effort`: a model's word for an effort, None where it takes none. `reasoning`: takes effort and
-    budget in an object of that name. `stops`: how many stop texts at most.
+    `stream_options.include_usage`. `json_schema`: the models that know it as a response format, `schema_alone`: neither
+    beside tools nor in a stream. `forced`: the models that can be made to call a tool. `thinking_field`: takes the
+    thinking of a running tool loop back in this field. `call_id`: its grammar of call ids. `seed`: what the seed is
+    called, None where there is none. `effort`: a model's word for an effort, None where it takes none. `reasoning`:
+    takes effort and budget in an object of that name. `stops`: how many stop texts at most.
     """
 
     host: str
     names_reasoning_models: bool = False
     encrypts: bool = False
     stream_usage: bool = True
-    json_schema: bool = True
+    json_schema: re.Pattern[str] = _ALL
+    schema_alone: bool = False
+    forced: re.Pattern[str] = _ALL
     thinking_field: str | None = None
     call_id: Callable[[str], str] = _ANY_ID
     seed: str | None = "seed"
@@ -78,6 +82,16 @@ class Row:
     def takes_parallel(self, model: str) -> bool:
         """Whether this model can be told to call one tool at a time, or several."""
         return not (self.names_reasoning_models and re.match("o[1-9]", model))
+
+    def takes_schema(self, model: str, request: Request) -> bool:
+        """Whether this model can be asked this with a schema for its answer."""
+        alone = not request.tools and not request.stream
+        return bool(self.json_schema.match(model)) and (alone or not self.schema_alone)
+
+    def can_force(self, model: str, request: Request) -> bool:
+        """Whether this model can be made to call a tool: some cannot as long as they think, which `extra` can end."""
+        thinking = as_dict(request.extra.get("thinking")).get("type")
+        return bool(self.forced.match(model)) or thinking == "disabled"
 
     def encrypts_reasoning(self, model: str) -> bool:
         """Whether this model can be asked for its reasoning, encrypted."""
@@ -104,13 +118,28 @@ ROWS = (
     Row("mistral.ai", stream_usage=False, call_id=_MISTRAL_ID, seed="random_seed", effort=_NO_EFFORT),
     # https://docs.x.ai/docs/guides/reasoning
     Row("x.ai", encrypts=True, effort=_graded("low high", "grok-3-mini")),
-    # https://api-docs.deepseek.com/guides/json_mode and .../thinking_mode
-    Row("deepseek.com", json_schema=False, thinking_field="reasoning_content", seed=None, effort=_NO_EFFORT, stops=16),
+    # https://api-docs.deepseek.com/guides/json_mode and .../thinking_mode: a model that thinks, as all do by themselves
+    # but deepseek-chat, refuses to be made to call.
+    Row(
+        "deepseek.com",
+        json_schema=_NONE,
+        forced=re.compile("deepseek-chat"),
+        thinking_field="reasoning_content",
+        seed=None,
+        effort=_NO_EFFORT,
+        stops=16,
+    ),
     # https://platform.moonshot.ai/docs/guide/use-kimi-k2-thinking-model
     Row("moonshot.ai", thinking_field="reasoning_content", seed=None, effort=_NO_EFFORT, stops=5),
     Row("moonshot.cn", thinking_field="reasoning_content", seed=None, effort=_NO_EFFORT, stops=5),
-    # https://console.groq.com/docs/reasoning
-    Row("groq.com", effort=_graded("low medium high", "openai/gpt-oss"), stops=4),
+    # https://console.groq.com/docs/reasoning and .../structured-outputs
+    Row(
+        "groq.com",
+        json_schema=re.compile("openai/gpt-oss|moonshotai/kimi|meta-llama/llama-4"),
+        schema_alone=True,
+        effort=_graded("low medium high", "openai/gpt-oss"),
+        stops=4,
+    ),
     # https://openrouter.ai/docs/use-cases/reasoning-tokens
     Row("openrouter.ai", effort=_graded("minimal low medium high"), reasoning=True),
 )

@@ -177,10 +177,11 @@ def test_an_output_schema_and_the_models_that_do_not_take_it_beside_tools() -> N
     assert config == {"responseMimeType": "application/json", "responseJsonSchema": output.schema}
     both = Request(HELLO, output=output, tools=(SPEC,))
     assert "generationConfig" in body_of(WIRE.encode(both, Target("gemini", BASE, "gemini-3-pro")))
-    call = WIRE.encode(both, TARGET)
-    assert "generationConfig" not in body_of(call)
-    assert "Findme" in body_of(call)["systemInstruction"]["parts"][0]["text"]
-    assert len(call.notes) == 1
+    sent = body_of(WIRE.encode(both, TARGET))
+    assert "generationConfig" not in sent
+    tool = sent["tools"][0]["functionDeclarations"][1]
+    assert tool["parametersJsonSchema"] == output.schema
+    assert sent["toolConfig"] == {"functionCallingConfig": {"mode": "ANY"}}
 
 
 def test_thinking_budget_and_extra() -> None:

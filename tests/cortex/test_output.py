@@ -1,0 +1,208 @@
+"""Typed answers at the public door: by a schema or by a tool, whole or streamed, they mean the same.
+
+DeepSeek's chat model stands for those that know no schema, Gemini 2.5 for those that take none beside tools.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import attrs
+import httpx
+import pytest
+
+import cortex
+from cortex.testing import FaultProvider, Reply, Seen, ToolCalls
+
+
+@attrs.frozen
+class City:
+    name: str
+    people: int
+
+
+PARIS = {"name": "Paris", "people": 2}
+
+
+@attrs.frozen
+class Elsewhere(httpx.AsyncBaseTransport):
+    """Takes requests for any address to one provider of the wall."""
+
+    inner: httpx.AsyncBaseTransport
+    provider: FaultProvider
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        request.url = request.url.copy_with(scheme="http", host="127.0.0.1", port=self.provider.port)
+        return await self.inner.handle_async_request(request)
+
+
+@pytest.fixture
+def engine(lab: Any) -> Any:
+    """`engine("native")`: answers by a schema; `engine("tool")`: by a tool."""
+
+    def make(way: str) -> cortex.Engine:
+        if way == "native":
+            made: cortex.Engine = lab.engine(0)
+            return made
+        return cortex.Engine(
+            {"openai": {"api_key": "k", "base_url": "https://api.deepseek.com", "models": ["deepseek-chat"]}},
+            worker_model="deepseek-chat",
+            fallback_models=[],
+            transport=Elsewhere(lab.wall.transport(), lab.primary),
+        )
+
+    return make
+
+
+def offered(seen: Seen) -> list[str]:
+    """The names of the tools a request to OpenAI's dialect offers."""
+    return [tool["function"]["name"] for tool in seen.body.get("tools", [])]
+
+
+def says(way: str, value: dict[str, Any], **options: Any) -> Any:
+    """A reply that gives `value` the way the request asked for it."""
+    if way == "native":
+        return Reply(json.dumps(value), **options)
+    return lambda seen: ToolCalls((offered(seen)[-1], value), **options)
+
+
+ways = pytest.mark.parametrize("way", ["native", "tool"])
+
+
+def session_of(engine: cortex.Engine, *tools: Any) -> cortex.Session:
+    return engine.create_agent("a", tools=tools).start_session()
+
+
+@ways
+async def test_an_answer_is_typed(autojump_clock: object, lab: Any, engine: Any, way: str) -> None:
+    lab.primary.script(says(way, PARIS, usage=(10, 5)))
+    async with engine(way) as running:
+        session = session_of(running)
+        response = await session.run("Paris?", output_type=City)
+    assert response.output == City("Paris", 2)
+    assert json.loads(response.content) == PARIS
+    assert (response.tool_calls, response.metadata.tools_called) == ((), ())
+    assert (response.metadata.finish_reason, response.metadata.tokens_used) == ("stop", 15)
+    assert [message.role for message in session.history] == ["user", "assistant"]
+    assert len(offered(lab.primary.requests[0])) == (way == "tool")
+
+
+@ways
+async def test_an_answer_that_does_not_fit_is_repaired(autojump_clock: object, lab: Any, engine: Any, way: str) -> None:
+    lab.primary.script(says(way, {"name": "Paris"}, usage=(10, 5)), says(way, PARIS, usage=(20, 5)))
+    async with engine(way) as running:
+        session = session_of(running)
+        response = await session.run("Paris?", output_type=City)
+    assert response.output == City("Paris", 2)
+    assert response.metadata.tokens_used == 40
+    *_, faulty, fault = lab.primary.requests[1].body["messages"]
+    assert (json.loads(faulty["content"]), "tool_calls" in faulty) == ({"name": "Paris"}, False)
+    assert "people" in fault["content"]
+    assert [message.role for message in session.history] == ["user", "assistant"]
+
+
+@ways
+async def test_a_stream_shows_the_text_and_ends_with_the_value(
+    autojump_clock: object, lab: Any, engine: Any, way: str
+) -> None:
+    lab.primary.script(says(way, PARIS, usage=(10, 5), chunks=4))
+    async with engine(way) as running:
+        chunks = [chunk async for chunk in session_of(running).run_stream("Paris?", output_type=City)]
+    texts = [chunk.content for chunk in chunks if chunk.kind == "text"]
+    assert json.loads("".join(texts)) == PARIS
+    assert len(texts) > 2
+    final = chunks[-1].response
+    assert final is not None
+    assert (final.output, final.content, final.metadata.tokens_used) == (City("Paris", 2), "".join(texts), 15)
+    assert {chunk.kind for chunk in chunks} == {"text", "final"}
+
+
+@ways
+async def test_a_stream_that_does_not_fit_is_taken_back_and_repaired(
+    autojump_clock: object, lab: Any, engine: Any, way: str
+) -> None:
+    lab.primary.script(says(way, {"name": "Paris"}, usage=(10, 5)), says(way, PARIS, usage=(20, 5)))
+    async with engine(way) as running:
+        session = session_of(running)
+        chunks = [chunk async for chunk in session.run_stream("Paris?", output_type=City)]
+    kinds = [chunk.kind for chunk in chunks]
+    assert kinds.count("restart") == 1
+    place = kinds.index("restart")
+    before, after = ("".join(chunk.content for chunk in part) for part in (chunks[:place], chunks[place:]))
+    assert (json.loads(before), json.loads(after)) == ({"name": "Paris"}, PARIS)
+    final = chunks[-1].response
+    assert final is not None
+    assert (final.output, final.content) == (City("Paris", 2), after)
+    assert (final.metadata.tokens_used, len(final.metadata.attempts)) == (40, 2)
+    assert [message.role for message in session.history] == ["user", "assistant"]
+
+
+@ways
+async def test_a_stream_that_never_fits_is_a_bad_reply_as_with_run(
+    autojump_clock: object, lab: Any, engine: Any, way: str
+) -> None:
+    lab.primary.always(says(way, {"name": "Paris"}))
+    chunks: list[Any] = []
+    async with engine(way) as running:
+        session = session_of(running)
+        with pytest.raises(cortex.BadReply, match="people") as caught:
+            await lab.read(session.run_stream("Paris?", output_type=City), chunks)
+    assert len(caught.value.attempts) == 2
+    assert "final" not in {chunk.kind for chunk in chunks}
+    assert session.history == ()
+
+
+async def test_a_tool_runs_before_the_answer_where_both_are_offered(
+    autojump_clock: object, lab: Any, engine: Any
+) -> None:
+    ran: list[str] = []
+
+    async def people_of(city: str) -> int:
+        """How many live there."""
+        ran.append(city)
+        return 2
+
+    lab.primary.script(ToolCalls(("people_of", {"city": "Paris"})), says("tool", PARIS))
+    async with engine("tool") as running:
+        session = session_of(running, people_of)
+        response = await session.run("Paris?", output_type=City)
+    assert (response.output, ran, response.metadata.tools_called) == (City("Paris", 2), ["Paris"], ("people_of",))
+    for seen in lab.primary.requests:
+        assert (len(offered(seen)), seen.body["tool_choice"]) == (2, "required")
+    assert [message.role for message in session.history] == ["user", "assistant", "tool", "assistant"]
+
+
+async def test_a_model_that_takes_no_schema_beside_tools_gives_the_answer_by_one(
+    autojump_clock: object, make_engine: Any, memory_wall: Any
+) -> None:
+    def people_of(city: str) -> int:
+        """How many live there."""
+        return 2
+
+    def answer(seen: Seen) -> Any:
+        own, final = seen.body["tools"][0]["functionDeclarations"]
+        ran = any("functionResponse" in part for part in seen.body["contents"][-1]["parts"])
+        return ToolCalls((final["name"], PARIS)) if ran else ToolCalls((own["name"], {"city": "Paris"}))
+
+    memory_wall["gemini"].always(answer)
+    async with make_engine("gemini") as running:
+        session = session_of(running, people_of)
+        response = await session.run("Paris?", output_type=City)
+    assert response.output == City("Paris", 2)
+    assert response.metadata.tools_called == ("people_of",)
+
+
+async def test_another_provider_goes_on_in_its_own_way(autojump_clock: object, lab: Any) -> None:
+    """Nothing of the tool is left in the conversation that the next one gets."""
+    lab.primary.always(lambda seen: cortex.testing.Status(503))
+    lab.spare.always(lambda seen: ToolCalls((seen.body["tools"][0]["name"], PARIS)))
+    async with lab.engine(1) as running:
+        session = session_of(running)
+        assert (await session.run("Paris?", output_type=City)).output == City("Paris", 2)
+        lab.primary.always(Reply("fine"))
+        lab.spare.always(cortex.testing.Status(503))
+        await running.recheck()
+        assert (await session.run("Thanks")).content == "fine"
+    roles = [(message["role"], "tool_calls" in message) for message in lab.primary.requests[-1].body["messages"]]
+    assert roles == [("user", False), ("assistant", False), ("user", False)]
