@@ -57,12 +57,13 @@ def conversation(messages: object, *, images: object = ()) -> tuple[str, tuple[M
             f'messages: must be a text, or a list of {{"role": ..., "content": ...}} and Message, '
             f"not {checks.kind(messages)}"
         )
-    read = _joined([_any_message(f"messages[{index}]", item) for index, item in enumerate(messages)])
+    each = [_any_message(f"messages[{index}]", item) for index, item in enumerate(messages)]
+    _check_results(each)
+    read = _joined(each)
     system = "\n\n".join(item.text for item in read if item.role == "system" and item.text)
     rest = [item for item in read if item.role != "system"]
     if not rest:
         raise ConfigError("messages: hold nothing to answer; add a message with the role user")
-    _check_results(rest)
     return system, _with_images(rest, images)
 
 
@@ -206,14 +207,14 @@ def _named(part: Part, names: Mapping[str, str]) -> Part:
 def _check_results(messages: Sequence[Message]) -> None:
     """Each result answers a call that stands before it."""
     called: set[str] = set()
-    for message in messages:
+    for index, message in enumerate(messages):
         for part in message.parts:
             if isinstance(part, ToolCall):
                 called.add(part.id)
             elif isinstance(part, ToolResult) and part.call_id not in called:
                 raise ConfigError(
-                    f"messages: the tool result for {part.call_id!r} has no call before it; keep the assistant's "
-                    "message with its tool_calls in front of it"
+                    f"messages[{index}]: the tool result for {part.call_id!r} has no call before it; keep the "
+                    "assistant's message with its tool_calls in front of it"
                 )
 
 

@@ -22,6 +22,7 @@ from cortex.docstrings import parameter_texts, summary
 from cortex.errors import ConfigError
 from cortex.messages import ToolSpec
 from cortex.schemas import Parsed, adapted, bounded, faults, first_line, parse_output, quiet_generator, schema_of, tidy
+from cortex.wire.output import PREFIX
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -107,6 +108,10 @@ def build(
     if not isinstance(own_name, str) or not _NAME.fullmatch(own_name):
         fix = "pass name=..., at most 64 letters, digits, _ and -"
         raise ConfigError(f"tool: {own_name!r} is no name a vendor takes; {fix}")
+    if own_name.startswith(PREFIX):
+        raise ConfigError(
+            f"tool: {own_name!r}: names that begin with {PREFIX} are kept for typed answers; pass name=..."
+        )
     docstring = inspect.getdoc(fn) or ""
     model, fields = _model_of(field, fn, parameter_texts(docstring))
     return Tool(
