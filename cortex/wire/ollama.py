@@ -41,8 +41,8 @@ NO_IMAGE = "(An image that cannot be shown.)"  # what stands for one at an addre
 
 # Who thinks: https://ollama.com/search?c=thinking. Asked to think, any other model answers 400; not to, none does.
 THINKS = re.compile(
-    r"gpt-oss|qwen-?3(?!.*(coder|instruct))|qwq|deepseek-(r\d|v3\.\d|v[4-9])|magistral|gemma-?[4-9]|nemotron-[3-9]"
-    r"|glm-[4-9]|minimax-m\d|think|reasoning",
+    r"gpt-oss|qwen-?3(?!.*(coder|instruct))|deepseek-(r\d|v3\.\d|v[4-9])|magistral|gemma-?[4-9]|nemotron-[3-9]"
+    r"|glm-[4-9]|minimax-m\d|\bthinking",
     re.IGNORECASE,
 )
 GRADED = re.compile("gpt-oss", re.IGNORECASE)  # knows low, medium and high, and cannot be told not to think

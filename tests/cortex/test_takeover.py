@@ -12,7 +12,7 @@ import pytest
 import cortex
 from cortex.testing import FaultWall, Reply, Seen, Status, ToolCalls
 
-MODELS = {"openai": "gpt-4o", "anthropic": "claude-haiku-4-5", "gemini": "gemini-2.5-flash"}
+MODELS = {"openai": "gpt-4o", "anthropic": "claude-haiku-4-5", "gemini": "gemini-2.5-flash", "local": "qwen3:8b"}
 PAIRS = list(itertools.permutations(MODELS, 2))
 THOUGHT = "First the seat, then the sky."
 
@@ -21,9 +21,11 @@ def pairs_of(seen: Seen, dialect: str) -> tuple[list[tuple[str, str]], list[tupl
     """The calls and the results of a request, in order: their ids (Gemini: names) and arguments, or contents."""
     calls: list[tuple[str, str]] = []
     results: list[tuple[str, str]] = []
-    if dialect == "openai":
+    if dialect in ("openai", "local"):  # local: in Ollama's own dialect, where arguments are an object
         for message in seen.body["messages"]:
-            calls += [(one["id"], one["function"]["arguments"]) for one in message.get("tool_calls", ())]
+            for one in message.get("tool_calls", ()):
+                given = one["function"]["arguments"]
+                calls.append((one["id"], given if dialect == "openai" else json.dumps(given)))
             if message["role"] == "tool":
                 results.append((message["tool_call_id"], message["content"]))
         return calls, results
@@ -42,6 +44,16 @@ def pairs_of(seen: Seen, dialect: str) -> tuple[list[tuple[str, str]], list[tupl
         if "functionResponse" in part:
             results.append((part["functionResponse"]["name"], json.dumps(part["functionResponse"]["response"])))
     return calls, results
+
+
+def wall_of_all() -> tuple[FaultWall, dict[str, dict[str, Any]]]:
+    """A wall with everybody on it, and the configuration of each."""
+    wall = FaultWall()
+    for name in MODELS:
+        wall.add(name, dialect="openai" if name == "local" else None)
+    providers = {name: {"api_key": f"key-of-{name}", "base_url": wall[name].base_url} for name in MODELS}
+    providers["local"] = {"base_url": wall["local"].base_url.removesuffix("/v1")}
+    return wall, providers
 
 
 class Tools:
@@ -75,12 +87,10 @@ RAN = ["book 1", "weather Rome", "book 2", "broken"]
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("first", "second"), PAIRS)
 async def test_m7_between_two_rounds_of_tools(first: str, second: str, stream: bool, autojump_clock: Any) -> None:
-    wall, tools = FaultWall(), Tools()
-    for name in MODELS:
-        wall.add(name)
+    (wall, providers), tools = wall_of_all(), Tools()
     wall[first].script(CALLS, Status(500))
     engine = cortex.Engine(
-        {name: {"api_key": f"key-of-{name}", "base_url": wall[name].base_url} for name in (first, second)},
+        {name: providers[name] for name in (first, second)},
         worker_model=MODELS[first],
         fallback_models=[MODELS[second]],
         transport=wall.transport(),
@@ -128,10 +138,7 @@ def whole(seen: Seen, dialect: str) -> None:
 
 async def test_round_the_circle_of_all_and_back(autojump_clock: Any) -> None:
     """One turn each, with thinking and tools; the last one knows everything that was said."""
-    wall, tools = FaultWall(), Tools()
-    for name in MODELS:
-        wall.add(name)
-    providers = {name: {"api_key": f"key-of-{name}", "base_url": wall[name].base_url} for name in MODELS}
+    (wall, providers), tools = wall_of_all(), Tools()
     async with cortex.Engine(providers, worker_model="gpt-4o", transport=wall.transport()) as engine:
         session = engine.create_agent("a", tools=[tools.book]).start_session()
         circle = [*MODELS, *MODELS, "openai"]

@@ -188,8 +188,9 @@ def test_a_schema_is_the_format_or_told_in_words_beside_tools() -> None:
         ("gemma4:e4b", True),
         ("llama3.3", False),
         ("mistral-small3.2", False),
-        ("phi4-reasoning", True),
-        ("phi4", False),
+        ("nemotron-3-nano:30b", True),
+        ("nemotron-mini", False),
+        ("smallthinker", False),
     ],
 )
 def test_who_can_be_asked_to_think(model: str, thinks: bool) -> None:
