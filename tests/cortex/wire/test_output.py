@@ -168,6 +168,14 @@ def test_it_is_shown_as_it_comes(name: str, read: Any, sse: Any) -> None:
     assert len([event for event in events if isinstance(event, TextDelta)]) == len(SAID)
 
 
+def test_a_name_that_comes_late_is_heard(read: Any, sse: Any) -> None:
+    """What had come before it is shown at the end."""
+    head, *rest = _chat_call("", SAID)
+    named = _chat({"tool_calls": [{"index": 0, "function": {"name": TOOL.name}}]})
+    shown, answer, calls = heard(DIALECTS["chat"], read, sse, head, *rest, named)
+    assert (shown, answer.text, calls) == (SAID, SAID, [])
+
+
 def test_an_answer_that_ran_into_its_limit_is_what_there_is(read: Any, sse: Any) -> None:
     dialect = attrs.evolve(DIALECTS["chat"], end=[_chat({}, "length")])
     shown, answer, _ = heard(dialect, read, sse, *dialect.call(TOOL.name, SAID[:9]))
