@@ -26,7 +26,7 @@ TurnRole: TypeAlias = Literal["user", "assistant", "tool"]
 
 NO_RESULT = "This call was not run."  # what stands for a result that never came
 NO_OUTPUT = "(no output)"  # and for an empty one
-OPENING = "(The conversation goes on.)"  # what a user said where a vendor wants a user first
+OPENING = "(The conversation goes on.)"  # what a user said where nothing was, or where a vendor wants a user first
 
 
 @attrs.frozen
@@ -115,8 +115,8 @@ def tidy(request: Request, target: Target, id_of: Callable[[str], str], *, user_
     """The request's conversation by the common rules.
 
     Roles alternate but for tool turns, which stand right after the calls they answer; each call has exactly one result;
-    ids fit `id_of` and are used once; opaque parts of other issuers and empty texts are gone. With `user_first` a user
-    opens the conversation, whatever it was trimmed to.
+    ids fit `id_of` and are used once; opaque parts of other issuers and empty texts are gone. There is at least one
+    turn, and with `user_first` the first is a user's, whatever the conversation was trimmed to.
     """
     messages = request.messages
     first, scope = messages[0] if messages else None, (target.issuer, id_of, user_first)
@@ -217,7 +217,7 @@ class _Tidier:
     def history(self, system: str, written: dict[Hashable, list[Written]]) -> History:
         """The end: what is still open is closed."""
         self._settle()
-        if self._user_first and not self._turns:
+        if not self._turns:  # nobody answers to nothing
             self._add("user", (Text(OPENING),))
         return History(
             "\n\n".join(filter(str.strip, [system, *self._system])),

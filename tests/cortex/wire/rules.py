@@ -20,14 +20,40 @@ def accept(dialect: str, body: bytes, model: str = "m", host: str = "") -> Body:
     """The body, if the vendor would take it."""
     parsed = json.loads(body.decode("utf-8", "strict"), parse_constant=refuse)
     assert isinstance(parsed, dict)
-    if dialect == "openai_chat":
-        check_openai(parsed, "[a-zA-Z0-9]{9}" if "mistral" in host else r".{1,40}" if "openai" in host else r".{1,64}")
-        assert "mistral" not in host or "stream_options" not in parsed
-    elif dialect == "gemini":
-        check_gemini(parsed, model)
-    else:
-        {"openai_responses": check_responses, "anthropic": check_anthropic, "ollama": check_ollama}[dialect](parsed)
+    assert set(parsed) <= MEMBERS[dialect], set(parsed) - MEMBERS[dialect]
+    match dialect:
+        case "openai_chat":
+            check_openai(parsed, host)
+        case "openai_responses":
+            check_responses(parsed, host)
+        case "gemini":
+            check_gemini(parsed, model)
+        case "anthropic":
+            check_anthropic(parsed)
+        case "ollama":
+            check_ollama(parsed)
     return parsed
+
+
+def words(text: str) -> set[str]:
+    return set(text.split())
+
+
+MEMBERS = {  # of a body: a name that a vendor does not know is refused, or does nothing
+    "openai_chat": words(
+        "model messages tools tool_choice parallel_tool_calls response_format temperature max_tokens stop seed stream"
+        " max_completion_tokens random_seed reasoning_effort reasoning stream_options"
+    ),
+    "openai_responses": words(
+        "model store include instructions input tools tool_choice parallel_tool_calls text temperature"
+        " max_output_tokens reasoning stream"
+    ),
+    "anthropic": words(
+        "model max_tokens system messages tools tool_choice thinking output_config temperature stop_sequences stream"
+    ),
+    "gemini": words("contents systemInstruction tools toolConfig generationConfig"),
+    "ollama": words("model messages tools think format options truncate stream"),
+}
 
 
 def refuse(word: str) -> None:
@@ -111,13 +137,26 @@ def check_gemini_schema(schema: Any) -> None:
 # ------------------------------------------------------------------------------------------------------------ OpenAI
 
 
-def check_openai(body: Body, id_pattern: str) -> None:
+OF_ROLE = {
+    "system": {"content"},
+    "user": {"content"},
+    "assistant": {"content", "tool_calls", "reasoning_content"},
+    "tool": {"content", "tool_call_id"},
+}
+
+
+def check_openai(body: Body, host: str) -> None:
+    id_pattern = "[a-zA-Z0-9]{9}" if "mistral" in host else r".{1,40}" if "openai" in host else r".{1,64}"
+    assert "mistral" not in host or "stream_options" not in body
     waiting: list[str] = []
     seen: set[str] = set()
     before = None
+    assert body["messages"]
     for index, sent in enumerate(body["messages"]):
         role = sent["role"]
-        assert role in ("system", "user", "assistant", "tool")
+        assert role in OF_ROLE
+        assert set(sent) - {"role"} <= OF_ROLE[role]
+        assert "reasoning_content" not in sent or "deepseek" in host, "thinking comes back to who asks for it"
         assert (role == "system") <= (index == 0)
         if role == "tool":
             assert sent["tool_call_id"] == waiting.pop(0)
@@ -169,18 +208,32 @@ def check_output(wanted: Body) -> None:
         check_strict(wanted["schema"])
 
 
-def check_responses(body: Body) -> None:
+ITEMS = {
+    "message": {"role", "content"},
+    "function_call": {"call_id", "name", "arguments"},
+    "function_call_output": {"call_id", "output"},
+    "reasoning": {"id", "summary", "content", "encrypted_content"},
+}
+
+
+def check_responses(body: Body, host: str) -> None:
+    """https://platform.openai.com/docs/api-reference/responses/create"""
     waiting: list[str] = []
     seen: set[str] = set()
     assert body["store"] is False
+    assert set(body.get("include", [])) <= {"reasoning.encrypted_content"}
     assert body.get("instructions", "x").strip()
+    assert body["input"]
     for item, after in itertools.pairwise([*body["input"], None]):
         kind = item["type"]
+        assert kind in ITEMS
+        assert set(item) - {"type"} <= ITEMS[kind], "nothing is stored, so that nothing has an id"
         if kind == "function_call_output":
             assert item["call_id"] == waiting.pop(0)
             assert item["output"].strip()
             continue
-        assert kind == "function_call" or not waiting, "a call has no result"
+        # Only what a model thought between two calls stands between them, and then encrypted, as it was given.
+        assert kind == "function_call" or "encrypted_content" in item or not waiting, "a call has no result"
         if kind == "function_call":
             assert re.fullmatch(r".{1,64}", item["call_id"])
             assert item["call_id"] not in seen
@@ -189,18 +242,16 @@ def check_responses(body: Body) -> None:
             seen.add(item["call_id"])
             waiting.append(item["call_id"])
         elif kind == "reasoning":
-            assert isinstance(item["summary"], list)
-            assert item["encrypted_content"]
-            assert after, "reasoning led to nothing"
-            assert after["type"] in ("reasoning", "function_call") or after.get("role") == "assistant"
+            check_reasoning(item, after, host)
         else:
-            assert kind == "message"
             assert item["role"] in ("user", "assistant")
             content = item["content"]
             assert content
-            for part in content if isinstance(content, list) else [{"text": content}]:
+            assert isinstance(content, str) or item["role"] == "user"
+            for part in content if isinstance(content, list) else [{"type": "input_text", "text": content}]:
+                assert part["type"] in ("input_text", "input_image")
                 assert part.get("text", "x").strip()
-                if "image_url" in part:
+                if part["type"] == "input_image":
                     check_image_url(part["image_url"])
     assert not waiting
     tools = body.get("tools", [])
@@ -211,12 +262,38 @@ def check_responses(body: Body) -> None:
         check_output(wanted)
 
 
+def check_reasoning(item: Body, after: Body | None, host: str) -> None:
+    """https://platform.openai.com/docs/guides/reasoning#encrypted-reasoning-items; DeepSeek's is in plain words."""
+    assert all(part["type"] == "summary_text" for part in item["summary"])
+    if "encrypted_content" in item:
+        assert item["encrypted_content"], "it cannot be read again"
+        assert re.fullmatch(r"rs_[a-zA-Z0-9._-]{1,61}", item["id"])
+    else:
+        assert "deepseek" in host, "thinking in plain words comes back to who asks for it"
+        assert [part["type"] for part in item["content"]] == ["reasoning_text"]
+        assert item["content"][0]["text"].strip()
+    assert after, "reasoning led to nothing"
+    assert after["type"] in ("reasoning", "function_call") or after.get("role") == "assistant"
+
+
 # --------------------------------------------------------------------------------------------------------- Anthropic
+
+
+BLOCKS = {
+    "text": {"text"},
+    "image": {"source"},
+    "thinking": {"thinking", "signature"},
+    "redacted_thinking": {"data"},
+    "tool_use": {"id", "name", "input"},
+    "tool_result": {"tool_use_id", "content", "is_error"},
+}
 
 
 def check_anthropic(body: Body) -> None:
     assert body["max_tokens"] > 0
     assert body.get("system", "x").strip()
+    assert 0 <= body.get("temperature", 1) <= 1
+    assert all(text.strip() for text in body.get("stop_sequences", []))
     messages = body["messages"]
     assert messages[0]["role"] == "user"
     seen: set[str] = set()
@@ -224,6 +301,7 @@ def check_anthropic(body: Body) -> None:
     names = [tool["name"] for tool in body.get("tools", [])]
     check_tools(names, [tool["input_schema"] for tool in body.get("tools", [])])
     for one, two in itertools.pairwise([*messages, None]):
+        assert one["role"] in ("user", "assistant")
         assert one["role"] != (two or {}).get("role")
         assert one["content"]
         kinds = [block["type"] for block in one["content"]]
@@ -251,6 +329,8 @@ def check_anthropic(body: Body) -> None:
 
 
 def check_block(block: Body, seen: set[str]) -> None:
+    assert block["type"] in BLOCKS
+    assert set(block) - {"type"} <= BLOCKS[block["type"]]
     match block["type"]:
         case "tool_use":
             assert re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", block["id"])
@@ -266,6 +346,7 @@ def check_block(block: Body, seen: set[str]) -> None:
             assert block["data"]
         case "tool_result":
             assert block["content"].strip()
+            assert isinstance(block.get("is_error", True), bool)
         case "image":
             source = block["source"]
             if source["type"] == "base64":
@@ -303,6 +384,7 @@ def check_gemini(body: Body, model: str) -> None:
     waiting: list[str] = []
     asked = max((i for i, c in enumerate(contents) if c["role"] == "user" and "functionResponse" not in c["parts"][-1]))
     for index, (one, two) in enumerate(itertools.pairwise([*contents, None])):
+        assert one["role"] in ("user", "model")
         assert one["role"] != (two or {}).get("role")
         assert one["parts"]
         kinds = [next(key for key in part if key not in ("thought", "thoughtSignature")) for part in one["parts"]]
@@ -349,6 +431,7 @@ def check_ollama(body: Body) -> None:
     assert isinstance(body["stream"], bool), "without the member it streams"
     waiting: list[str] = []
     before = None
+    assert body["messages"], "asked nothing, it loads the model and says nothing"
     for index, sent in enumerate(body["messages"]):
         role = sent["role"]
         assert role in ("system", "user", "assistant", "tool")
