@@ -12,7 +12,7 @@ import attrs
 
 from cortex.messages import Effort, Request
 from cortex.wire.codec import Target
-from cortex.wire.values import as_dict, as_list, id_grammar
+from cortex.wire.values import as_dict, id_grammar
 
 # These count hidden reasoning, so they refuse `max_tokens`: https://platform.openai.com/docs/guides/reasoning
 _REASONING = re.compile(r"o[1-9]|gpt-[5-9]")
@@ -169,18 +169,28 @@ def row_of(target: Target) -> Row:
     return next((row for row in ROWS if host == row.host or host.endswith("." + row.host)), _OTHER)
 
 
-def is_strict(schema: Any) -> bool:
-    """Whether a schema meets what strict mode asks: every object closed, with all its properties required.
+# https://platform.openai.com/docs/guides/structured-outputs#supported-schemas
+_STRICT_KEYS = {
+    "type", "properties", "required", "additionalProperties", "items", "enum", "const", "anyOf", "$ref", "$defs", "title",
+    "description", "pattern", "format", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
+    "minItems", "maxItems",
+}  # fmt: skip
+_STRICT_FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid")
 
-    https://platform.openai.com/docs/guides/structured-outputs. One that does not is sent as a guide.
+
+def is_strict(schema: Mapping[str, Any]) -> bool:
+    """Whether a schema meets what strict mode asks: an object at the root, every object closed, with all its properties
+    required, and no keyword that it does not know. One that does not is sent as a guide.
     """
-    if isinstance(schema, list | tuple):
-        return all(map(is_strict, schema))
-    if not isinstance(schema, Mapping):
-        return True
-    if schema.get("type") == "object" or "properties" in schema:
-        properties = as_dict(dict(schema.get("properties") or {}))
-        if schema.get("additionalProperties") is not False or set(properties) != set(as_list(schema.get("required"))):
-            return False
-        return all(map(is_strict, properties.values())) and is_strict(schema.get("$defs"))
-    return all(map(is_strict, schema.values()))
+    return schema.get("type") == "object" and "anyOf" not in schema and _is_strict(schema)
+
+
+def _is_strict(schema: Any) -> bool:
+    if not isinstance(schema, Mapping) or not _STRICT_KEYS.issuperset(schema):
+        return False
+    properties, defs = dict(schema.get("properties") or {}), dict(schema.get("$defs") or {})
+    is_object = schema.get("type") == "object" or "properties" in schema
+    closed = schema.get("additionalProperties") is False and set(properties) == set(schema.get("required") or ())
+    inner = [*properties.values(), *defs.values(), *(schema.get("anyOf") or ())]
+    inner += [schema["items"]] if "items" in schema else []
+    return (closed or not is_object) and schema.get("format", "date") in _STRICT_FORMATS and all(map(_is_strict, inner))

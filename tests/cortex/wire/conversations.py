@@ -63,13 +63,38 @@ conversations = st.lists(
     ),
     max_size=8,
 )
+fields = st.sampled_from(
+    [
+        {"type": "string"},
+        {"type": "string", "minLength": 1},
+        {"type": "string", "format": "date"},
+        {"type": "string", "format": "uri"},
+        {"type": "array", "items": {"type": "integer"}, "uniqueItems": True},
+        {"type": "array", "items": {"type": "object"}},
+        {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}]},
+        {"oneOf": [{"$ref": "#/$defs/a"}]},
+        {"allOf": [{"$ref": "#/$defs/a"}]},
+        {"type": "object", "additionalProperties": {"type": "string"}},
+        {"enum": ["x", "minLength"], "description": "d"},
+        {"type": "string", "default": "x"},
+    ]
+)
+closed = st.dictionaries(st.sampled_from(["a", "format", "oneOf"]), fields, max_size=2).map(
+    lambda known: {"type": "object", "properties": known, "required": [*known], "additionalProperties": False}
+)
+schemas = st.one_of(
+    st.just({"type": "object"}),
+    closed,
+    closed.map(lambda schema: {**schema, "$defs": {"a": {"type": "string"}}}),
+    st.builds(lambda schema, inner: {**schema, "$defs": {"a": inner}}, closed, fields),
+)
 requests = st.builds(
     Request,
     conversations.map(tuple),
     system=texts,
     tools=st.sampled_from([(), (ToolSpec("f", "d", {"type": "object"}),)]),
     tool_choice=st.sampled_from([None, "none", "required", "f"]),
-    output=st.sampled_from([None, OutputSchema("x y", {"type": "object"})]),
+    output=st.one_of(st.none(), st.builds(OutputSchema, st.just("x y"), schemas)),
     temperature=st.sampled_from([None, 0.0]),
     max_tokens=st.sampled_from([None, 10]),
     stream=st.booleans(),

@@ -91,6 +91,7 @@ MORE: list[tuple[str, str, dict[str, Any]]] = [  # what no single damage does: t
     ("openai_chat", "messages.2", {"reasoning_content": "Hm."}),
     ("openai_chat", "", {"stream_options": {"include_usage": True}}),
     ("openai_chat", "tools.0.function.parameters", {"anyOf": []}),
+    ("openai_chat", "response_format.json_schema.schema.properties.a", {"format": "uri"}),
     ("openai_responses", "", {"include": ["all"]}),
     ("openai_responses", "input.1", {"summary": [{"type": "text"}]}),
     ("anthropic", "", {"tools": [], "messages": [HELLO]}),
