@@ -3,8 +3,8 @@
 Dataclasses, TypedDicts, pydantic models, attrs classes and whatever pydantic knows serve as types; a dict is a JSON
 schema as it stands. pydantic is imported at the first use: `import cortex` stays light.
 
-A schema asked of a model has an object at its root, for not every vendor takes another: anything else travels as the
-`value` of one.
+A schema asked of a model is one of an object, without alternatives at its root, for not every vendor takes another:
+anything else travels as the `value` of one.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ _NAMING: Final = ("properties", "$defs", "patternProperties")
 
 def _rooted(schema: dict[str, Any]) -> dict[str, Any]:
     if _has_object_root(schema):
-        return schema
+        return {"type": "object", **schema}
     inner = {key: value for key, value in schema.items() if key != "$defs"}
     root = {"type": "object", "properties": {_WRAPPED: inner}, "required": [_WRAPPED], "additionalProperties": False}
     return {**root, "$defs": schema["$defs"]} if "$defs" in schema else root
@@ -192,7 +192,8 @@ def _unwrapped(value: Any, schema: Mapping[str, Any]) -> Any:
 
 
 def _has_object_root(schema: Mapping[str, Any]) -> bool:
-    return schema.get("type") == "object" or "properties" in schema
+    known = schema.get("type", "object" if "properties" in schema else None)
+    return known == "object" and not {"anyOf", "oneOf", "allOf"} & set(schema)
 
 
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {

@@ -225,6 +225,18 @@ def test_a_dict_whose_root_is_no_object_travels_inside_one() -> None:
     assert parse_output(schema, "[1]") == Parsed([1])
 
 
+def test_a_dict_with_alternatives_at_its_root_travels_inside_one() -> None:
+    schema = {"type": "object", "anyOf": [{"required": ["a"]}, {"required": ["b"]}]}
+    asked = schema_of(schema).schema
+    assert asked["properties"] == {"value": schema}
+    assert parse_output(schema, '{"value": {"a": 1}}') == Parsed({"a": 1})
+    assert parse_output(schema, '{"a": 1}') == Parsed({"a": 1})
+
+
+def test_a_dict_that_tells_only_its_properties_is_asked_for_as_an_object() -> None:
+    assert schema_of({"properties": {"a": {"type": "integer"}}}).schema["type"] == "object"
+
+
 @given(st.text())
 def test_no_answer_breaks_it(text: str) -> None:
     for kind in (CITY, Data, int, {"type": "array"}):
