@@ -15,12 +15,27 @@ WEATHER = ToolCalls(("weather", {"city": "Paris", "days": 3}), ToolCall("news", 
 CALLED = [("weather", {"city": "Paris", "days": 3}), ("news", {})]
 STATUSES = [400, 401, 403, 404, 409, 422, 429, 500, 503, 529]
 HI = [{"role": "user", "content": "hi"}]
+DELTAS = ("response.output_text.delta", "response.reasoning_summary_text.delta")
 
 
 @pytest.fixture
 def wall():
     with FaultWall() as wall:
         yield wall
+
+
+def class_of(sdk, status):
+    """What OpenAI's and Anthropic's clients raise for a status."""
+    classes = {
+        400: sdk.BadRequestError,
+        401: sdk.AuthenticationError,
+        403: sdk.PermissionDeniedError,
+        404: sdk.NotFoundError,
+        409: sdk.ConflictError,
+        422: sdk.UnprocessableEntityError,
+        429: sdk.RateLimitError,
+    }
+    return classes.get(status, sdk.InternalServerError)
 
 
 class TestOpenAI:
@@ -73,19 +88,10 @@ class TestOpenAI:
 
     @pytest.mark.parametrize("status", STATUSES)
     def test_status(self, sdk, provider, chat, status):
-        classes = {
-            400: sdk.BadRequestError,
-            401: sdk.AuthenticationError,
-            403: sdk.PermissionDeniedError,
-            404: sdk.NotFoundError,
-            409: sdk.ConflictError,
-            422: sdk.UnprocessableEntityError,
-            429: sdk.RateLimitError,
-        }
         provider.script(Status(status, message="no", vendor_code="a_code", headers={"retry-after": 7}))
         with pytest.raises(sdk.APIStatusError) as caught:
             chat()
-        assert type(caught.value) is classes.get(status, sdk.InternalServerError)
+        assert type(caught.value) is class_of(sdk, status)
         assert caught.value.code == "a_code"
         assert caught.value.body["message"] == "no"
         assert caught.value.response.headers["retry-after"] == "7"
@@ -114,6 +120,116 @@ class TestOpenAI:
     def test_models(self, sdk, provider):
         with sdk.OpenAI(api_key="key", base_url=provider.base_url) as client:
             assert [model.id for model in client.models.list()] == ["gpt-4o", "gpt-4o-mini"]
+
+
+class TestOpenAIResponses:
+    """At the same address as the chat completions of the same provider."""
+
+    @pytest.fixture
+    def sdk(self):
+        return pytest.importorskip("openai")
+
+    @pytest.fixture
+    def provider(self, wall):
+        return wall.add("openai")
+
+    @pytest.fixture
+    def client(self, sdk, provider):
+        with sdk.OpenAI(api_key="key", base_url=provider.base_url, max_retries=0, timeout=5) as client:
+            yield client
+
+    ASK = {"model": "gpt-4o", "input": "hi"}
+
+    def final(self, client):
+        """The last response, after the client has put its events together, each in the place it names."""
+        with client.responses.stream(**self.ASK) as stream:
+            return stream.get_final_response()
+
+    @pytest.mark.parametrize("how", ["json", "stream", "built"])
+    def test_text_thinking_and_usage(self, provider, client, how):
+        provider.script(SAID)
+        if how == "built":
+            got = self.final(client)
+        elif how == "json":
+            got = client.responses.create(**self.ASK)
+        else:
+            events = list(client.responses.create(**self.ASK, stream=True))
+            got = events[-1].response
+            told = {kind: "".join(event.delta for event in events if event.type == kind) for kind in DELTAS}
+            assert told == dict(zip(DELTAS, ("Paris is nice.", "The user asks."), strict=True))
+            assert [event.sequence_number for event in events] == list(range(len(events)))
+        assert [item.type for item in got.output] == ["reasoning", "message"]
+        assert [part.text for part in got.output[0].summary] == ["The user asks."]
+        assert got.output[0].encrypted_content
+        assert (got.output_text, got.status, got.model) == ("Paris is nice.", "completed", "gpt-4o")
+        assert (got.usage.input_tokens, got.usage.output_tokens, got.usage.total_tokens) == (11, 7, 18)
+
+    @pytest.mark.parametrize("stream", [True, False])
+    def test_tool_calls(self, provider, client, stream):
+        import json
+
+        provider.script(WEATHER)
+        got = self.final(client) if stream else client.responses.create(**self.ASK)
+        assert got.output_text == "Let me see."
+        calls = [item for item in got.output if item.type == "function_call"]
+        assert [(call.name, json.loads(call.arguments)) for call in calls] == CALLED
+        assert len({call.call_id for call in calls}) == len({call.id for call in calls}) == 2
+
+    def test_tool_calls_piece_by_piece(self, provider, client):
+        import json
+
+        provider.script(WEATHER)
+        pieces: dict[str, str] = {}
+        for event in client.responses.create(**self.ASK, stream=True):
+            if event.type == "response.output_item.added" and event.item.type == "function_call":
+                pieces[event.item.id] = ""
+            if event.type == "response.function_call_arguments.delta":
+                pieces[event.item_id] += event.delta
+            if event.type == "response.function_call_arguments.done":
+                assert pieces[event.item_id] == event.arguments
+        assert [json.loads(text) for text in pieces.values()] == [arguments for _, arguments in CALLED]
+
+    @pytest.mark.parametrize("stream", [True, False])
+    def test_refusal(self, provider, client, stream):
+        provider.script(Reply("I will not.", finish="refusal"))
+        got = self.final(client) if stream else client.responses.create(**self.ASK)
+        (part,) = got.output[0].content
+        assert (part.type, part.refusal) == ("refusal", "I will not.")
+        assert (got.status, got.output_text) == ("completed", "")
+
+    @pytest.mark.parametrize("finish", ["length", "content_filter"])
+    @pytest.mark.parametrize("stream", [True, False])
+    def test_incomplete(self, provider, client, stream, finish):
+        provider.script(Reply("Paris is", finish=finish))
+        if stream:
+            *_, last = client.responses.create(**self.ASK, stream=True)
+            assert last.type == "response.incomplete"
+            got = last.response
+        else:
+            got = client.responses.create(**self.ASK)
+        assert got.status == "incomplete"
+        assert got.incomplete_details.reason == ("max_output_tokens" if finish == "length" else finish)
+        assert got.output_text == "Paris is"
+
+    @pytest.mark.parametrize("status", STATUSES)
+    def test_status(self, sdk, provider, client, status):
+        provider.script(Status(status, message="no", vendor_code="a_code", headers={"retry-after": 7}))
+        with pytest.raises(sdk.APIStatusError) as caught:
+            client.responses.create(**self.ASK)
+        assert caught.value.status_code == status
+        assert type(caught.value) is class_of(sdk, status)
+        assert (caught.value.code, caught.value.body["message"]) == ("a_code", "no")
+
+    def test_error_in_a_stream(self, sdk, provider, client):
+        provider.script(StreamError(2, message="no", reply=SAID))
+        with pytest.raises(sdk.APIError, match="no"):
+            list(client.responses.create(**self.ASK, stream=True))
+
+    @pytest.mark.parametrize("how", ["eof", "rst"])
+    def test_cut_stream(self, sdk, provider, client, how):
+        provider.script(Cut(2, how))
+        with pytest.raises(sdk.APIConnectionError):
+            list(client.responses.create(**self.ASK, stream=True))
 
 
 class TestAnthropic:
@@ -158,19 +274,10 @@ class TestAnthropic:
 
     @pytest.mark.parametrize("status", STATUSES)
     def test_status(self, sdk, provider, client, status):
-        classes = {
-            400: sdk.BadRequestError,
-            401: sdk.AuthenticationError,
-            403: sdk.PermissionDeniedError,
-            404: sdk.NotFoundError,
-            409: sdk.ConflictError,
-            422: sdk.UnprocessableEntityError,
-            429: sdk.RateLimitError,
-        }
         provider.script(Status(status, message="no"))
         with pytest.raises(sdk.APIStatusError) as caught:
             client.messages.create(**self.ASK)
-        assert isinstance(caught.value, classes.get(status, sdk.InternalServerError))
+        assert isinstance(caught.value, class_of(sdk, status))
         assert caught.value.body["error"]["message"] == "no"
         assert caught.value.request_id is not None
 
