@@ -39,7 +39,7 @@ class Run:
 
     kind: RunKind
     pieces: list[str] = attrs.field(factory=list)
-    signature: str = ""
+    seals: list[str] = attrs.field(factory=list)  # the pieces of the signature
     half: str = ""
 
     def add(self, text: str) -> str:
@@ -86,10 +86,11 @@ class Draft:
         self.response_id = ""
         self.request_id: str | None = None
         self._parts: list[Run | OpenCall] = []
+        self._open: dict[int, OpenCall] = {}  # calls that are not whole yet, by their place: an answer may hold many
 
     def _run(self, kind: RunKind) -> Run:
         last = self._parts[-1] if self._parts else None
-        if isinstance(last, Run) and last.kind == kind and not last.signature:
+        if isinstance(last, Run) and last.kind == kind and not last.seals:
             return last
         run = Run(kind)
         self._parts.append(run)
@@ -118,12 +119,12 @@ class Draft:
         last = self._parts[-1] if self._parts else None
         if run is None:
             run = last if isinstance(last, Run) and last.kind == "thinking" else self._run("thinking")
-        run.signature += signature
+        run.seals.append(signature)
         return [Progress()]
 
     def open_call(self, ident: str, name: str, signature: str | None = None) -> OpenCall:
         """A tool call begins."""
-        call = OpenCall(ident, name, signature, len(self._parts))
+        call = self._open[len(self._parts)] = OpenCall(ident, name, signature, len(self._parts))
         self._parts.append(call)
         return call
 
@@ -141,6 +142,7 @@ class Draft:
         """
         if call.call is not None:
             return []
+        self._open.pop(call.place)
         whole, arguments = arguments_of(call.raw)
         if cut and not call.raw.strip():
             whole, arguments = False, None
@@ -159,6 +161,11 @@ class Draft:
         made_up = "call_" + digest(self.response_id, str(call.place), call.name, call.raw)[:24]
         issuer = self.issuer if call.signature else None
         return ToolCall(call.id or made_up, call.name, arguments, clean(call.raw), call.signature, issuer)
+
+    @property
+    def unfinished(self) -> list[OpenCall]:
+        """The tool calls of which more may come."""
+        return [*self._open.values()]
 
     @property
     def opened(self) -> list[OpenCall]:
@@ -199,10 +206,10 @@ class Draft:
             return part.call or self._tool_call(part, arguments_of(part.raw)[1])
         if isinstance(part, OpenCall):
             return _text("".join(part.said.pieces))
-        text = "".join(part.pieces)
+        text, signature = "".join(part.pieces), "".join(part.seals)
         if part.kind == "text" and not beside:
             return _text(text)
-        return Thinking(text, part.signature or None, self.issuer) if text or part.signature else None
+        return Thinking(text, signature or None, self.issuer) if text or signature else None
 
 
 def _text(text: str) -> Text | None:

@@ -315,13 +315,15 @@ class ResponsesFold(Fold):
         elif data.get("type") == "reasoning":
             item.thought = item.thought or self.draft.begin_thinking()
             voice = item.voice or ("summary" if as_list(data.get("summary")) else "content")
+            last = max(item.said, default=0)
             for index, part in enumerate(map(as_dict, as_list(data.get(voice)))):
-                events += self._think(item, voice, index, _rest(item, index, as_text(part.get("text"))))
+                events += self._think(item, voice, index, _rest(item, index, last, as_text(part.get("text"))))
             events += self.draft.sign(_sealed(data), item.thought)
         elif data.get("type") == "message":
+            last = max(item.said, default=0)
             for index, part in enumerate(map(as_dict, as_list(data.get("content")))):
                 refusal = as_text(part.get("refusal"))
-                text = _rest(item, index, refusal or as_text(part.get("text")))
+                text = _rest(item, index, last, refusal or as_text(part.get("text")))
                 events += self._say(item, index, text, refusal=bool(refusal))
         return events or [Progress()]
 
@@ -360,10 +362,10 @@ class ResponsesFold(Fold):
                 return self.broken(Kind.PROTOCOL, f"the response is not finished: its status is {status[:40]!r}")
 
 
-def _rest(item: Item, part: int, text: str) -> str:
-    """What is missing at the end of what was said."""
+def _rest(item: Item, part: int, last: int, text: str) -> str:
+    """What is missing at the end of what was said; `last` is the part that had come last."""
     said = "".join(item.said.get(part, ()))
-    return text[len(said) :] if text.startswith(said) and part >= max(item.said, default=0) else ""
+    return text[len(said) :] if text.startswith(said) and part >= last else ""
 
 
 def _sealed(item: dict[str, Any]) -> str:

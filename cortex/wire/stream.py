@@ -54,7 +54,7 @@ class Fold(ABC):
     def finish_calls(self, finish: Finish) -> list[StreamEvent]:
         """No more will come of the calls that are still open."""
         cut = finish is Finish.LENGTH
-        return [event for call in self.draft.opened for event in self.draft.finish_call(call, cut=cut)]
+        return [event for call in self.draft.unfinished for event in self.draft.finish_call(call, cut=cut)]
 
     def broken(self, kind: Kind, message: str, code: str | None = None) -> list[StreamEvent]:
         """The answer will not come."""

@@ -89,6 +89,10 @@ SAMPLES: dict[str, list[Any]] = {  # whole replies and the chunks of streams, on
 JUNK: list[Any] = [None, True, -1, 7, 1.5, 10**30, "", "x", "\ud800", "9" * 30, [], [[]], [None], {}, {"a": 1}]
 
 
+def test_every_dialect_is_here() -> None:
+    assert set(KINDS) == set(SAMPLES) == set(WIRES)
+
+
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Every place in a JSON value."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()

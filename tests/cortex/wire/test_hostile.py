@@ -1,0 +1,206 @@
+"""A server that means harm: what it sends without end, without bottom or in great numbers costs what its bytes cost."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cortex.messages import Answer, Broken, Ended, Failure, Kind
+from cortex.wire import WIRES
+from cortex.wire.codec import HttpReply, Target
+from cortex.wire.sse import LIMIT
+from cortex.wire.values import MAX_DEPTH
+
+TARGET = Target("p", "https://h/v1", "m", api_key="k")
+PIECE = 64 * 1024
+
+# -------------------------------------------------------------------------------------------------------- without end
+
+
+@pytest.mark.parametrize("kind", sorted(WIRES))
+@pytest.mark.parametrize("head", [b'data: {"a": "', b"data: x\ndata: ", b": comment ", b"event: ", b'{"a": "', b"["])
+def test_what_never_ends_is_given_up_at_the_limit(kind: str, head: bytes) -> None:
+    decoder, fed = WIRES[kind].decoder(TARGET), len(head)
+    events = decoder.feed(head)
+    while not events and fed < 2 * LIMIT:
+        events = decoder.feed(b"x" * PIECE)
+        fed += PIECE
+    assert LIMIT <= fed <= LIMIT + 2 * PIECE or (kind == "ollama" and fed < 100), "a line of it that is no JSON"
+    assert isinstance(events[-1], Broken)
+    assert events[-1].failure.kind is Kind.PROTOCOL
+    assert decoder.feed(b"x") == [] == decoder.close()
+
+
+@pytest.mark.parametrize("kind", sorted(set(WIRES) - {"ollama"}))
+def test_data_lines_without_end_are_one_event(kind: str) -> None:
+    decoder, fed = WIRES[kind].decoder(TARGET), 0
+    events: list[Any] = []
+    while not events and fed < 2 * LIMIT:
+        events = decoder.feed((b"data: " + b"x" * 1_000 + b"\n") * 64)
+        fed += 64 * 1_007
+    assert LIMIT <= fed <= LIMIT + 2 * PIECE
+    assert events[-1].failure.kind is Kind.PROTOCOL
+
+
+@pytest.mark.parametrize("kind", sorted(WIRES))
+@pytest.mark.parametrize("status", [200, 400, 500])
+@pytest.mark.parametrize("unit", [b"x", b"<", b"[", b'{"error":', b"\xff", b'"\\ud800'])
+def test_a_huge_body_is_a_failure_of_few_words(kind: str, status: int, unit: bytes) -> None:
+    failure = WIRES[kind].decode(HttpReply(status, {}, unit * (1_000_000 // len(unit))), TARGET)
+    assert isinstance(failure, Failure)
+    assert len(failure.message) <= 600
+    assert len(failure.code or "") <= 100
+
+
+# ----------------------------------------------------------------------------------------------------- without bottom
+
+
+def nested(depth: int, value: str = "1") -> str:
+    return "[" * depth + value + "]" * depth
+
+
+@pytest.mark.parametrize("kind", sorted(WIRES))
+@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 100_000])
+def test_what_is_nested_too_deeply_is_a_failure(kind: str, depth: int, read: Any) -> None:
+    for text in (nested(depth), f'{{"error": {nested(depth)}}}', nested(depth)[:depth], '{"a":' * depth):
+        for status in (200, 400):
+            assert isinstance(WIRES[kind].decode(HttpReply(status, {}, text.encode()), TARGET), Failure)
+        event = text if kind == "ollama" else f"data: {text}\n"
+        verdict = read(WIRES[kind], [f"{event}\n".encode()])[-1]
+        assert isinstance(verdict, Broken)
+        assert verdict.failure.kind in (Kind.PROTOCOL, Kind.CUT)
+
+
+@pytest.mark.parametrize(("depth", "whole"), [(MAX_DEPTH - 1, True), (MAX_DEPTH + 1, False), (100_000, False)])
+def test_arguments_that_are_nested_too_deeply_are_arguments_that_cannot_be_read(depth: int, whole: bool) -> None:
+    function = {"name": "f", "arguments": nested(depth)}
+    payload = {"choices": [{"message": {"tool_calls": [{"id": "c", "function": function}]}, "finish_reason": "stop"}]}
+    answer = WIRES["openai_chat"].decode(HttpReply(200, {}, json.dumps(payload).encode()), TARGET)
+    assert isinstance(answer, Answer)
+    assert (answer.tool_calls[0].arguments is not None) is whole
+    assert answer.tool_calls[0].raw_arguments == nested(depth)
+
+
+# --------------------------------------------------------------------------------------------------- in great numbers
+
+
+def chat(*deltas: Any, finish: str | None = None) -> list[Any]:
+    return [{"choices": [{"delta": delta, "finish_reason": finish}]} for delta in deltas]
+
+
+def calls(index: int, count: int) -> dict[str, Any]:
+    function = {"name": "f", "arguments": '{"a":1}'}
+    return {"tool_calls": [{"index": index, "id": f"c{count}", "function": function}]}
+
+
+def item(kind: str, index: int, **fields: Any) -> dict[str, Any]:
+    return {"type": f"response.output_item.{kind}", "output_index": index, "item": {"id": f"i{index}", **fields}}
+
+
+def said(part: int) -> dict[str, Any]:
+    return {"type": "response.output_text.delta", "item_id": "i0", "content_index": part, "delta": "x"}
+
+
+def argument(count: int, **piece: Any) -> dict[str, Any]:
+    function = {"name": "" if count else "f", "partialArgs": [piece], "willContinue": True}
+    return {"candidates": [{"content": {"parts": [{"functionCall": function}]}}]}
+
+
+SIGNATURE = {"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "s" * 500}}
+END = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
+DONE = {"type": "response.completed", "response": {"status": "completed"}}
+STOP = {"candidates": [{"finishReason": "STOP"}]}
+GREAT_NUMBERS: dict[str, tuple[str, Callable[[int], list[Any]]]] = {
+    "calls that end one by one": ("openai_chat", lambda n: [*chat(*(calls(i, i) for i in range(n)), finish="stop")]),
+    "calls of one index": (
+        "openai_chat",
+        lambda n: [*chat(*(calls(0, i) for i in range(n))), *chat({}, finish="stop")],
+    ),
+    "parts of a content": (
+        "openai_chat",
+        lambda n: [*chat({"content": [{"type": "text", "text": "x"}] * n}), *chat({}, finish="stop")],
+    ),
+    "halves of emojis": ("openai_chat", lambda n: [*chat(*[{"content": "\ud83d"}] * n), *chat({}, finish="stop")]),
+    "parts of a message": (
+        "openai_responses",
+        lambda n: [item("done", 0, type="message", content=[{"type": "output_text", "text": "x"}] * n), DONE],
+    ),
+    "parts of a summary": (
+        "openai_responses",
+        lambda n: [item("done", 0, type="reasoning", summary=[{"type": "summary_text", "text": "x"}] * n), DONE],
+    ),
+    "parts that come in pieces": (
+        "openai_responses",
+        lambda n: [
+            *map(said, range(n)),
+            item("done", 0, type="message", content=[{"type": "output_text", "text": "xy"}] * n),
+            DONE,
+        ],
+    ),
+    "calls that are done in reverse": (
+        "openai_responses",
+        lambda n: [
+            *(item("added", i, type="function_call", name="f") for i in range(n)),
+            *(item("done", i, type="function_call", name="f", arguments="{}") for i in reversed(range(n))),
+            DONE,
+        ],
+    ),
+    "pieces of a signature": ("anthropic", lambda n: [*[SIGNATURE] * n, END, {"type": "message_stop"}]),
+    "kinds of tokens": (
+        "anthropic",
+        lambda n: [*({**END, "usage": {f"k{i}": 1}} for i in range(n)), {"type": "message_stop"}],
+    ),
+    "items of an argument": (
+        "gemini",
+        lambda n: [*(argument(i, jsonPath=f"$.a[{i}]", numberValue=1) for i in range(n)), STOP],
+    ),
+    "strings that grow side by side": (
+        "gemini",
+        lambda n: [*(argument(i, jsonPath=f"$.a{i}", stringValue="x", willContinue=True) for i in range(n)), STOP],
+    ),
+    "signatures": (
+        "gemini",
+        lambda n: [*[{"candidates": [{"content": {"parts": [{"thoughtSignature": "s" * 500}]}}]}] * n, STOP],
+    ),
+}
+
+
+def seconds(kind: str, stream: bytes) -> float:
+    """Of this thread's CPU, for a stream that comes in pieces."""
+    decoder, events = WIRES[kind].decoder(TARGET), []
+    start = time.thread_time()
+    for place in range(0, len(stream), 1_000):
+        events = decoder.feed(stream[place : place + 1_000])
+    events = decoder.close() or events
+    took = time.thread_time() - start
+    assert isinstance(events[-1], Ended)
+    return took
+
+
+@pytest.mark.parametrize("name", sorted(GREAT_NUMBERS))
+def test_great_numbers_cost_what_their_bytes_cost(name: str) -> None:
+    kind, events = GREAT_NUMBERS[name]
+    small, large = (b"".join(b"data: %b\n\n" % json.dumps(one).encode() for one in events(n)) for n in (200, 3_200))
+    before, after = min(seconds(kind, small) for _ in range(3)), min(seconds(kind, large) for _ in range(2))
+    assert after / len(large) < before / len(small) * 3  # what is quadratic costs 16 times as much a byte
+
+
+WORDS = ["<", "<a ", "<title", "model ", "api key ", "invalid 'signature' in ", "request too large ", "token count "]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_an_error_that_repeats_a_telling_word_costs_what_its_bytes_cost(word: str) -> None:
+    def told(size: int) -> float:
+        text = word * (size // len(word))
+        bodies = [text.encode(), json.dumps({"error": {"message": text, "code": text}}).encode()]
+        start = time.thread_time()
+        for wire in WIRES.values():
+            for body in bodies:
+                wire.decode(HttpReply(400, {}, body), TARGET)
+        return time.thread_time() - start
+
+    assert min(told(400_000) for _ in range(2)) < max(min(told(25_000) for _ in range(3)) * 16 * 3, 0.05)
