@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterator
 
 import attrs
 import httpx
 import trio
 
-MAX_BODY = 64 * 1024 * 1024
-"""Bytes of one reply, inflated: far above any real answer, far below a bomb."""
+from cortex.inflate import Unpacker, unpacker
+
+MAX_BODY = 12 * 1024 * 1024
+"""Bytes of a whole reply, unpacked: above any real answer, and little enough to be held while we find that out."""
+
+MAX_STREAM = 256 * 1024 * 1024
+"""Bytes of a stream, unpacked. It is not held, and an event may be a hundred times longer than its word."""
 
 DRAIN_BYTES, DRAIN_SECONDS = 64 * 1024, 0.05
 """After the terminal event: how much is read on so that the connection can serve again."""
@@ -25,35 +29,67 @@ class BodyError(Exception):
 
 @attrs.define
 class Body:
-    """The body of a reply as it comes, inflated, at most MAX_BODY bytes. Whoever reads it abandons it in the end: a
+    """The body of a reply as it comes, unpacked, at most `limit` bytes. Whoever reads it abandons it in the end: a
     generator left in the middle would be closed by the garbage collector, in the wrong task.
 
-    It is inflated here and not by httpx, whose decoders know no limit and leave the reader open when they fail.
+    It is unpacked here and not by httpx, whose decoders know no limit and leave the reader open when they fail.
     """
 
     chunks: AsyncIterator[bytes]
-    inflate: Callable[[bytes], bytes] | None = None
+    limit: int
+    packing: str = ""
     size: int = 0
     over: bool = False
+    _unpacker: Unpacker | None = None
+    _steps: Iterator[bytes] | None = None
 
     @classmethod
-    def of(cls, response: httpx.Response) -> Body:
+    def of(cls, response: httpx.Response, limit: int) -> Body:
         """The body of `response`, not yet read."""
         if response.is_stream_consumed:  # made whole by a transport that has no wire
-            return cls(response.aiter_bytes())
-        return cls(response.aiter_raw(), _inflater(response.headers.get("content-encoding", "")))
+            return cls(response.aiter_bytes(), limit)
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        packing = response.headers.get("content-encoding", "").strip().lower()
+        return cls(aiter(response.stream), limit, "" if packing == "identity" else packing)
 
     async def next(self) -> bytes | None:
         """The next piece; None at the end."""
-        data = await self._piece()
-        if data is None:
+        while True:
+            data = self._unpacked()
+            if data is None:
+                data = await self._piece()
+                if data is None:
+                    self._end()
+                    return None
+                if self.packing:
+                    self._unpack(data)
+                    continue
+            else:
+                await trio.lowlevel.checkpoint()  # a few bytes may hold so many that the others would have to wait
+            self.size += len(data)
+            if self.size > self.limit:
+                raise BodyError(f"the reply is larger than {self.limit} bytes")
+            return data
+
+    def _unpack(self, data: bytes) -> None:
+        if self._unpacker is None:
+            self._unpacker = unpacker(self.packing)
+        if self._unpacker is None:
+            raise BodyError(f"the reply is packed as {self.packing[:50]!r}, which nobody asked for")
+        self._steps = self._unpacker.feed(data)
+
+    def _unpacked(self) -> bytes | None:
+        """One step more of what has come."""
+        if self._steps is None:
             return None
-        if self.inflate is not None:
-            data = self.inflate(data)
-        self.size += len(data)
-        if self.size > MAX_BODY:
-            raise BodyError(f"the reply is larger than {MAX_BODY} bytes")
-        return data
+        try:
+            return next(self._steps, None)
+        except Exception as error:  # each library has one of its own
+            raise BodyError(f"the reply says that it is {self.packing}, and is not: {error}") from None
+
+    def _end(self) -> None:
+        if self._unpacker is not None and not self._unpacker.is_ended:
+            raise BodyError(f"the reply ended in the middle of its {self.packing}")
 
     async def _piece(self) -> bytes | None:
         self.over = True  # whatever ends the read, a cancel too, unwinds the generators inside
@@ -87,7 +123,7 @@ class Body:
 
 async def read(response: httpx.Response) -> bytes:
     """The whole body."""
-    body = Body.of(response)
+    body = Body.of(response, MAX_BODY)
     parts: list[bytes] = []
     try:
         while (part := await body.next()) is not None:
@@ -95,25 +131,3 @@ async def read(response: httpx.Response) -> bytes:
     finally:
         await body.abandon()
     return b"".join(parts)
-
-
-_PACKED = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
-
-
-def _inflater(encoding: str) -> Callable[[bytes], bytes] | None:
-    """For what a server packs although nobody asked it to. None: it is plain."""
-    name = encoding.strip().lower()
-    if name in ("", "identity"):
-        return None
-    bits = _PACKED.get(name)
-    unpacker = zlib.decompressobj(bits) if bits is not None else None
-
-    def inflate(data: bytes) -> bytes:
-        if unpacker is None:
-            raise BodyError(f"the reply is packed as {name[:50]!r}, which nobody asked for")
-        try:
-            return unpacker.decompress(data, MAX_BODY + 1)
-        except zlib.error as error:
-            raise BodyError(f"the reply says that it is {name}, and is not: {error}") from None
-
-    return inflate

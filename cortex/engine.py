@@ -19,7 +19,7 @@ import httpx
 import trio
 
 import actors
-from cortex import catalog, checks, config, inputs, prices
+from cortex import catalog, checks, clients, config, inputs, prices
 from cortex.agent import Agent
 from cortex.asking import ask_again
 from cortex.board import Board
@@ -96,6 +96,8 @@ class Engine:
             policy=policy,
             env=os.environ,
         )
+        for provider in self.settings.providers:
+            clients.check(provider)
         prices.lists()  # loaded here, not beside the caller: a fork in the middle of an import breaks it in the child
         self.private = config.private(self.settings)
         """Whether the worker's zone is the more trusted: then System 2 is only the caller's choice."""

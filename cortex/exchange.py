@@ -9,15 +9,14 @@ generators of the transport in order.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import lru_cache
-from typing import Any
 
 import attrs
 import httpx
 import trio
 
-from cortex.bodies import Body, BodyError, read
+from cortex.bodies import MAX_STREAM, Body, BodyError, read
 from cortex.messages import (
     Answer,
     Broken,
@@ -31,12 +30,16 @@ from cortex.messages import (
 )
 from cortex.mishaps import failure_of
 from cortex.timers import Timers
+from cortex.transport import Progress, ReplyStream
 from cortex.wire.codec import HttpCall, HttpReply, Target, Wire
 
 Emit = Callable[[StreamEvent], Awaitable[None]]
 
 CLEANUP_SECONDS = 1.0
 """How long closing a connection may take."""
+
+CONNECT_FAIR = 1.0
+"""Seconds without a connection for which a provider is to blame, however much of a hurry the caller is in."""
 
 
 @attrs.frozen
@@ -45,29 +48,6 @@ class Exchanged:
 
     result: Answer | Failure
     first_token: float | None = None
-
-
-@attrs.define
-class _Trace:
-    """Listens to the transport: was a connection opened for us, or one reused? One that says nothing did neither.
-
-    It also closes the socket of a TLS handshake that was cancelled or took too long, which httpcore forgets.
-    """
-
-    opened: bool = False
-    reused: bool = False
-    stream: Any = None
-
-    async def __call__(self, name: str, info: Mapping[str, Any]) -> None:
-        match name:
-            case "connection.connect_tcp.started":
-                self.opened = True
-            case "connection.connect_tcp.complete":
-                self.stream = info["return_value"]
-            case "connection.start_tls.failed" if self.stream is not None:
-                self.stream.get_extra_info("socket").close()
-            case "http11.send_request_headers.started":
-                self.reused = not self.opened
 
 
 _address = lru_cache(maxsize=256)(httpx.URL)
@@ -105,45 +85,43 @@ async def exchange(
 
     Never raises for what the other side does; `trio.Cancelled` passes.
     """
-    trace = _Trace()
+    progress = Progress()
     request = httpx.Request(
         call.method,
         _address(call.url),
         headers=list(call.headers),
         content=call.body or None,
         extensions={
-            "trace": trace,
+            "trace": progress,
+            # Reading has no timer there: the scopes below are. Waiting for a connection ends first: it blames nobody.
             "timeout": {
                 "connect": timers.connect,
                 "write": timers.write,
-                "pool": 1.0,
-                # Only a backstop: the real timers are the scopes below.
-                "read": max(timers.liveness, timers.first.seconds) + 5.0,
+                "pool": min(timers.connect, timers.first.seconds / 2),
             },
         },
     )
     request.stream = _Payload(call.body)
-    reader = _Reader(wire, target, timers, trace)
+    reader = _Reader(wire, target, timers, progress)
     try:
         if emit is None:
             return await reader.whole(transport, request)
         return await reader.stream(transport, request, emit)
     except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, OSError) as error:
-        failure = failure_of(error, target, phase=reader.phase, reused=trace.reused)
+        failure = failure_of(error, target, phase=progress.phase, reused=progress.reused)
         return Exchanged(failure, reader.first_token)
     except BodyError as error:
-        return Exchanged(Failure(Kind.PROTOCOL, str(error), phase=reader.phase), reader.first_token)
+        return Exchanged(Failure(Kind.PROTOCOL, str(error), phase=progress.phase), reader.first_token)
 
 
 @attrs.define
 class _Reader:
-    """Reads one reply; `phase` and `first_token` tell how far it came if it raises."""
+    """Reads one reply; `progress` and `first_token` tell how far it came if it raises."""
 
     wire: Wire
     target: Target
     timers: Timers
-    trace: _Trace
-    phase: Phase = Phase.NOT_SENT
+    progress: Progress
     first_token: float | None = None
     started: float = attrs.field(factory=trio.current_time)
 
@@ -156,6 +134,11 @@ class _Reader:
                 await _close(response)
             return Exchanged(self._decode(response, body))
         return Exchanged(self._late("no answer", Kind.TIMEOUT_FIRST))
+
+    async def _send(self, transport: httpx.AsyncBaseTransport, request: httpx.Request) -> httpx.Response:
+        response = await transport.handle_async_request(request)
+        self.progress.phase = Phase.HEADERS
+        return response
 
     async def stream(self, transport: httpx.AsyncBaseTransport, request: httpx.Request, emit: Emit) -> Exchanged:
         first_until = self.started + self.timers.first.seconds
@@ -170,12 +153,6 @@ class _Reader:
             return await self._events(response, first_until, emit)
         finally:
             await _close(response)
-
-    async def _send(self, transport: httpx.AsyncBaseTransport, request: httpx.Request) -> httpx.Response:
-        self.phase = Phase.SENT
-        response = await transport.handle_async_request(request)
-        self.phase = Phase.HEADERS
-        return response
 
     async def _unstreamed(self, response: httpx.Response, until: float, emit: Emit) -> Exchanged:
         """An error status, or a server that answers a stream's request with one JSON body."""
@@ -194,7 +171,7 @@ class _Reader:
         return Exchanged(result, self.first_token)
 
     async def _events(self, response: httpx.Response, first_until: float, emit: Emit) -> Exchanged:
-        body = Body.of(response)
+        body = Body.of(response, MAX_STREAM)
         try:
             result = await self._follow(body, first_until, emit)
             if isinstance(result, Answer):
@@ -244,19 +221,21 @@ class _Reader:
     def _note_first(self) -> None:
         if self.first_token is None:
             self.first_token = trio.current_time() - self.started
-            self.phase = Phase.STREAM
+            self.progress.phase = Phase.STREAM
 
     def _in_stream(self, failure: Failure, response: httpx.Response) -> Failure:
         request_id = response.headers.get("x-request-id") or response.headers.get("request-id")
-        return attrs.evolve(failure, phase=self.phase, request_id=failure.request_id or request_id)
+        return attrs.evolve(failure, phase=self.progress.phase, request_id=failure.request_id or request_id)
 
     def _decode(self, response: httpx.Response, body: bytes) -> Answer | Failure:
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        return self.wire.decode(HttpReply(response.status_code, headers, body), self.target)
+        return self.wire.decode(HttpReply(response.status_code, _headers(response), body), self.target)
 
     def _late(self, what: str, kind: Kind) -> Failure:
         waited = trio.current_time() - self.started
-        return Failure(kind, f"{what} within {waited:.1f} s", phase=self.phase, reused=self.trace.reused)
+        phase = self.progress.phase
+        if phase is Phase.NOT_SENT and (self.timers.first.fair or waited >= CONNECT_FAIR):
+            what, kind = "no connection", Kind.TIMEOUT_CONNECT
+        return Failure(kind, f"{what} within {waited:.1f} s", phase=phase, reused=self.progress.reused)
 
     def _stalled(self) -> Failure:
         if self.first_token is None:
@@ -264,8 +243,13 @@ class _Reader:
         return self._late("the stream stood still; it had begun", Kind.TIMEOUT_GAP)
 
 
+def _headers(response: httpx.Response) -> dict[str, str]:
+    """By their names in lower case. The last of two wins, where httpx would take the time to join them."""
+    return {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in response.headers.raw}
+
+
 async def _close(response: httpx.Response) -> None:
-    if response.is_closed:
+    if isinstance(response.stream, ReplyStream) and response.stream.is_ended:
         return  # it was read to its end
     with trio.move_on_after(CLEANUP_SECONDS, shield=True):
         try:

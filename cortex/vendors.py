@@ -93,6 +93,7 @@ _COMMON: Final = (
     "max_concurrency",
     "proxy",
     "verify",
+    "cert",
     "zone",
     "enabled",
 )
@@ -123,6 +124,7 @@ class ProviderConfig:
     max_concurrency: int | None = None
     proxy: str | None = attrs.field(default=None, repr=False)
     verify: Any = True
+    cert: str | tuple[str, ...] | None = attrs.field(default=None, repr=False)
     zone: str = CLOUD
     options: Mapping[str, Any] = attrs.field(factory=dict)
     enabled: bool = True
@@ -171,6 +173,7 @@ def provider(name: str, config: object, env: Mapping[str, str]) -> ProviderConfi
         max_concurrency=_count(f"{field}.max_concurrency", given.get("max_concurrency")),
         proxy=_proxy(f"{field}.proxy", given.get("proxy")),
         verify=_verify(f"{field}.verify", given.get("verify", True)),
+        cert=_cert(f"{field}.cert", given.get("cert")),
         zone=_zone_of(kind, base_url) if zone is None else checks.text(f"{field}.zone", zone, example="eu"),
         wire=_wire(f"{field}.api", kind, given.get("api"), base_url),
         options=options,
@@ -367,6 +370,19 @@ def _verify(field: str, given: object) -> Any:
         return given
     raise ConfigError(
         f"{field}: must be True, False, the path of a CA bundle or an SSLContext, not {checks.kind(given)}"
+    )
+
+
+def _cert(field: str, given: object) -> str | tuple[str, ...] | None:
+    """It may hold a password, so nothing of it is shown."""
+    parts = (given,) if isinstance(given, str) else given
+    if parts is None:
+        return None
+    if isinstance(parts, list | tuple) and len(parts) in (1, 2, 3) and all(isinstance(part, str) for part in parts):
+        return parts[0] if len(parts) == 1 else tuple(parts)
+    raise ConfigError(
+        f"{field}: must be the path of a PEM file with certificate and key, or (certificate, key) or "
+        f"(certificate, key, password), not {checks.kind(given)}"
     )
 
 

@@ -21,6 +21,7 @@ import trio.lowlevel
 
 import cortex
 from cortex import bodies
+from cortex import exchange as exchanges
 from cortex.clients import new_client
 from cortex.errors import BadReply, ProviderUnavailable, StreamInterrupted
 from cortex.exchange import exchange
@@ -63,6 +64,7 @@ async def serve(nursery: trio.Nursery) -> Callable[..., Any]:
 
 
 async def close(stream: trio.SocketStream) -> None:
+    await stream.receive_some(65536)
     await stream.aclose()
 
 
@@ -108,7 +110,7 @@ async def test_c8_a_name_that_does_not_exist() -> None:
         (hang, "http", Kind.TIMEOUT_FIRST, "no answer within 0.2 s"),
         (speak_plainly, "https", Kind.CONNECT, "wrong version number"),
         (close, "https", Kind.CONNECT, "EOF"),
-        (hang, "https", Kind.TIMEOUT_FIRST, "no answer within 0.2 s"),
+        (hang, "https", Kind.TIMEOUT_CONNECT, "no connection within 0.2 s"),
     ],
     ids=["close", "reset", "hang", "T5 plain", "T6 close in handshake", "T4 hang in handshake"],
 )
@@ -128,7 +130,7 @@ async def test_t4_a_handshake_that_hangs_ends_with_the_connect_timer(serve: Any)
     failure = await once(url, timers=Timers(0.1, Chance(5.0), 5.0, 5.0), verify=False)
     assert isinstance(failure, Failure)
     assert (failure.kind, failure.phase) == (Kind.TIMEOUT_CONNECT, Phase.NOT_SENT)
-    assert failure.message == "ConnectTimeout: it took too long"
+    assert failure.message.endswith("took more than 0.1 s to agree on TLS")
 
 
 @pytest.fixture(scope="session")
@@ -245,9 +247,9 @@ async def test_a_packed_answer_is_read(name: str, bits: int, lab: Any, autojump_
 
 
 async def test_an_unknown_packing_is_named(lab: Any, autojump_clock: Any) -> None:
-    lab.primary.always(packed(GOOD, "br", 31))
+    lab.primary.always(packed(GOOD, "lzma", 31))
     async with lab.engine(0) as engine:
-        with pytest.raises(BadReply, match="packed as 'br'"):
+        with pytest.raises(BadReply, match="packed as 'lzma'"):
             await engine.complete("hi")
 
 
@@ -264,7 +266,7 @@ async def test_h27_a_bomb_is_defused(lab: Any, autojump_clock: Any, monkeypatch:
 async def test_a_reply_that_is_too_long_is_cut_off(
     stream: bool, lab: Any, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bodies, "MAX_BODY", 20_000)
+    monkeypatch.setattr(exchanges if stream else bodies, "MAX_STREAM" if stream else "MAX_BODY", 20_000)
     lab.primary.script(Reply("word " * 10_000))
     async with lab.engine(0) as engine:
         if stream:

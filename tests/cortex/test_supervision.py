@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
+import shutil
 from collections.abc import Callable
 from typing import Any
 
 import attrs
+import certifi
 import httpx
 import pytest
 import trio
@@ -210,11 +212,16 @@ async def test_what_was_given_up_comes_back(by_hand: bool, lab: Any, autojump_cl
         assert (await engine.complete("hi")).content == OWN
 
 
-async def test_a_provider_that_cannot_start_harms_nobody_else(lab: Any, tmp_path: Any) -> None:
-    missing = {"base_url": "https://example.com/v1", "verify": str(tmp_path / "missing.pem")}
-    async with lab.wall, lab.engine(each=missing, sockets=True) as engine:
-        assert engine.health()["openai"].status == "down"
-        assert (await engine.complete("hi")).content == SPARE
+async def test_certificates_that_are_taken_away_harm_nobody_else(lab: Any, tmp_path: Any) -> None:
+    bundle = tmp_path / "bundle.pem"
+    shutil.copy(certifi.where(), bundle)
+    async with lab.wall:
+        at = {"base_url": lab.primary.base_url.replace("http:", "https:"), "verify": str(bundle)}
+        async with lab.engine(each=at, sockets=True) as engine:
+            bundle.unlink()
+            answer = await engine.complete("hi")
+            assert answer.content == SPARE
+            assert "bundle.pem" in answer.metadata.attempts[0].reason
 
 
 class Start:

@@ -1,0 +1,22 @@
+"""HTTP/1.1 for a service that lives long: an `httpx.AsyncBaseTransport` on trio and h11.
+
+It can stand under any `httpx.AsyncClient` that runs in trio. What httpx's own pool cannot promise there, it does: a
+call may be cancelled at any moment and leaves nothing behind, and it costs the same however many are under way.
+Nothing is sent that was not asked for: no redirects, no cookies, no proxies of the environment, no second attempt.
+
+    client.py       `Transport`: one request, from the pool to the reply and back
+    pool.py         the connections to one origin: the idle ones on a stack, a bound, and who waits
+    connection.py   one connection: requests out, replies in, by h11
+    dial.py         names, addresses, TCP and TLS
+    tls.py          whom to trust
+    progress.py     how far a request has come
+    causes.py       what went wrong, in words
+"""
+
+from .causes import causes, words
+from .client import KEEPALIVE_SECONDS, ReplyStream, Transport
+from .dial import Link
+from .progress import Progress
+from .tls import tls_context
+
+__all__ = ["KEEPALIVE_SECONDS", "Link", "Progress", "ReplyStream", "Transport", "causes", "tls_context", "words"]

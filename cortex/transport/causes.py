@@ -1,0 +1,26 @@
+"""What went wrong, in words. Exceptions of TLS and of several attempts say nothing themselves; their causes do."""
+
+from __future__ import annotations
+
+import trio
+
+_MUTE = (trio.Cancelled, BaseExceptionGroup)
+"""They tell how the wait was ended, or that there are several causes; never which."""
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """The exception and what caused it, outermost first; a ring or a very long chain ends it."""
+    chain: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in chain and len(chain) < 10:
+        chain.append(current)
+        # One address, one exception; of several addresses the last one tried speaks for all.
+        inside = current.exceptions[-1] if isinstance(current, BaseExceptionGroup) else None
+        current = inside or current.__cause__ or current.__context__
+    return chain
+
+
+def words(error: BaseException) -> str:
+    """The innermost cause that says something knows best: "Connection refused", or what TLS disliked. "": none does."""
+    speaking = (cause for cause in reversed(causes(error)) if str(cause) and not isinstance(cause, _MUTE))
+    return next((str(cause) for cause in speaking), "")

@@ -1,0 +1,232 @@
+"""`Transport`: one request, from the pool to the reply and back to the pool."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any, TypeAlias
+
+import attrs
+import h11
+import httpx
+import trio
+
+from cortex.messages import Phase
+
+from .causes import words
+from .connection import Body, Connection, Timeouts
+from .dial import Connect, TcpConnect, secure
+from .pool import Slots
+from .progress import Progress
+from .tls import Cert, tls_context
+
+Origin: TypeAlias = tuple[str, str, int]
+
+KEEPALIVE_SECONDS = 5.0
+"""Servers give up idle connections after 5 s and more; a shorter wait here loses fewer races against that."""
+
+_PORTS = {"http": 80, "https": 443}
+
+
+class Transport(httpx.AsyncBaseTransport):
+    """HTTP/1.1 over trio, for `httpx.AsyncClient(transport=Transport())` or on its own.
+
+    `verify`: True (the system's trust), False, the path of a CA bundle or of a directory, or a context of your own.
+    `cert`: the client's own certificate, see `Cert`. At most `max_connections` to one origin, whoever comes then waits
+    in order; an idle one is kept for `keepalive_expiry` seconds. `connect` opens connections (tests, tunnels).
+
+    Raises httpx's exceptions, whose message is never empty; each has `phase` (`cortex.messages.Phase`) and `reused`.
+    Response extensions: `http_version`, `reason_phrase`.
+    """
+
+    def __init__(
+        self,
+        *,
+        verify: bool | str | ssl.SSLContext = True,
+        cert: Cert | None = None,
+        max_connections: int = 1000,
+        keepalive_expiry: float = KEEPALIVE_SECONDS,
+        connect: Connect | None = None,
+    ) -> None:
+        self._verify = verify
+        self._cert = cert
+        self._trust: ssl.SSLContext | None = None if isinstance(verify, bool | str) else verify
+        self._max_connections = max_connections
+        self._expiry = keepalive_expiry
+        self._connect = connect or TcpConnect()
+        self._origins: dict[Origin, Slots[Connection]] = {}
+        self._closed = False
+
+    def __repr__(self) -> str:
+        used = sum(slots.in_use for slots in self._origins.values())
+        return f"<Transport: {used} connections in use, {sum(slots.idle for slots in self._origins.values())} idle>"
+
+    # ---- one request
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        trace = request.extensions.get("trace")
+        progress = trace if isinstance(trace, Progress) else Progress()
+        progress.phase = Phase.NOT_SENT
+        try:
+            return await self._carry(request, progress)
+        except httpx.HTTPError as error:
+            _mark(error, progress)
+            raise
+
+    async def _carry(self, request: httpx.Request, progress: Progress) -> httpx.Response:
+        timeouts = Timeouts(**request.extensions.get("timeout", {}))
+        head = _head(request)
+        origin = _origin(request.url)
+        slots = self._slots_of(origin)
+        taken = slots.take(trio.current_time()) if not slots.must_wait() else await self._wait(slots, timeouts.pool)
+        connection = taken
+        try:
+            if connection is None:
+                connection = await self._open(origin, timeouts.connect)
+            progress.reused = taken is not None
+            reply = await connection.exchange(head, _body(request), timeouts, progress)
+        except BaseException:
+            self._leave(origin, slots, connection, good=False)
+            raise
+        stream = ReplyStream(
+            connection, timeouts.read, progress, lambda good: self._leave(origin, slots, connection, good)
+        )
+        return httpx.Response(
+            reply.status_code,
+            headers=reply.headers.raw_items(),
+            stream=stream,
+            extensions={"http_version": b"HTTP/" + reply.http_version, "reason_phrase": bytes(reply.reason)},
+        )
+
+    def _slots_of(self, origin: Origin) -> Slots[Connection]:
+        if self._closed:
+            raise httpx.LocalProtocolError("this transport is closed")
+        slots = self._origins.get(origin)
+        if slots is None:
+            slots = self._origins[origin] = Slots(self._max_connections, self._expiry)
+        return slots
+
+    async def _wait(self, slots: Slots[Connection], patience: float | None) -> Connection | None:
+        with trio.move_on_after(float("inf") if patience is None else patience):
+            return await slots.wait()
+        raise httpx.PoolTimeout(f"all {slots.limit} connections were in use for {patience:g} s")
+
+    def _leave(self, origin: Origin, slots: Slots[Connection], connection: Connection | None, good: bool) -> None:
+        """Give the slot back, and the connection with it if it can serve again."""
+        if connection is not None and (not good or self._closed or not connection.rewind()):
+            connection.close()
+            connection = None
+        slots.give(connection, trio.current_time())
+        if slots.is_unused:
+            self._origins.pop(origin, None)
+
+    # ---- a new connection
+
+    async def _open(self, origin: Origin, patience: float | None) -> Connection:
+        scheme, host, port = origin
+        step = "to connect"
+        with trio.move_on_after(float("inf") if patience is None else patience):
+            try:
+                context = await self._context() if scheme == "https" else None  # before there is a socket to lose
+                link = await self._connect(host, port)
+                if context is not None:
+                    step = "to agree on TLS"
+                    link = await secure(link, context, host)
+                return Connection(link)
+            except OSError as error:
+                if isinstance(self._verify, bool | str):
+                    self._trust = None  # certificates may be renewed while we run
+                raise httpx.ConnectError(words(error) or f"{host}:{port} cannot be reached") from error
+        raise httpx.ConnectTimeout(f"{host}:{port} took more than {patience:g} s {step}")
+
+    async def _context(self) -> ssl.SSLContext:
+        if self._trust is None:
+            assert isinstance(self._verify, bool | str)
+            self._trust = await trio.to_thread.run_sync(tls_context, self._verify, self._cert)
+        return self._trust
+
+    # ---- the end
+
+    async def aclose(self) -> None:
+        """Close what is idle; what is under way goes on, and is closed at its end."""
+        self._closed = True
+        for slots in self._origins.values():
+            slots.close_idle()
+        await trio.lowlevel.checkpoint()
+
+
+@attrs.define(eq=False)
+class ReplyStream(httpx.AsyncByteStream):
+    """The body of a reply. A class and no generator: it may be left at any point, with nothing left to unwind."""
+
+    connection: Connection
+    patience: float | None
+    progress: Progress
+    leave: Callable[[bool], None] | None
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self.leave is None:
+            raise StopAsyncIteration
+        try:
+            data = await self.connection.read(self.patience)
+        except httpx.HTTPError as error:
+            _mark(error, self.progress)
+            self._end(good=False)
+            raise
+        except BaseException:
+            self._end(good=False)
+            raise
+        if self.connection.is_over:
+            self._end(good=True)  # with the last piece: whoever is next need not wait until it has been looked at
+        if not data:
+            raise StopAsyncIteration
+        return data
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing is left to be closed."""
+        return self.leave is None
+
+    def _end(self, good: bool) -> None:
+        leave, self.leave = self.leave, None
+        if leave is not None:
+            leave(good)
+
+    async def aclose(self) -> None:
+        self._end(good=self.leave is not None and self.connection.is_complete())
+
+
+def _mark(error: httpx.HTTPError, progress: Progress) -> None:
+    told: Any = error  # httpx's classes have no such fields
+    told.phase, told.reused = progress.phase, progress.reused
+
+
+def _origin(url: httpx.URL) -> Origin:
+    host = url.raw_host.decode("ascii")
+    if url.scheme not in _PORTS or not host:
+        raise httpx.UnsupportedProtocol(f"{url.scheme!r} is no scheme of this transport: use http or https, and a host")
+    return url.scheme, host, url.port or _PORTS[url.scheme]
+
+
+def _head(request: httpx.Request) -> h11.Request:
+    try:
+        return h11.Request(method=request.method, target=request.url.raw_path, headers=request.headers.raw)
+    except h11.LocalProtocolError as error:
+        raise httpx.LocalProtocolError(str(error)) from error
+
+
+def _body(request: httpx.Request) -> Body:
+    try:
+        return request.content
+    except httpx.RequestNotRead:
+        return _pieces(request.stream)
+
+
+async def _pieces(stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> AsyncGenerator[bytes, None]:
+    if not isinstance(stream, httpx.AsyncByteStream):
+        raise httpx.LocalProtocolError("the body of the request can only be read by a synchronous client")
+    async for piece in stream:
+        yield piece

@@ -1,0 +1,279 @@
+"""One connection: requests out, replies in, by h11. It knows nothing of pools."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from typing import TypeAlias
+
+import attrs
+import h11
+import httpx
+import trio
+
+from cortex.messages import Phase
+
+from .causes import words
+from .dial import Link
+from .progress import Progress
+
+RECEIVE_BYTES = 64 * 1024
+AT_ONCE_BYTES = 64 * 1024
+"""A body up to this size goes out in one piece with its head; for a larger one we listen while we send."""
+
+MAX_HEAD_BYTES = 100 * 1024
+MAX_HEADERS = 256
+MAX_INTERIM = 64
+"""Replies of the kind "103 Early Hints" before the real one: each of them proves that the server is alive, forever."""
+
+EXPECT_SECONDS = 1.0
+"""How long to wait for "100 Continue" (RFC 9110, section 10.1.1: no client needs to wait for ever)."""
+
+_FRAMING = (b"content-length", b"transfer-encoding")
+
+Body: TypeAlias = bytes | AsyncGenerator[bytes, None]
+
+
+@attrs.frozen
+class Timeouts:
+    """Seconds, or None: httpx's extension `timeout`. `read` and `write` are for one step each."""
+
+    connect: float | None = None
+    read: float | None = None
+    write: float | None = None
+    pool: float | None = None
+
+
+class Connection:
+    """One at a time: `exchange` a request, `read` the body of its reply to the end, and so on."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+        self._over = False
+        self._failed: httpx.HTTPError | None = None
+        self._doubtful = False
+
+    # ---- between two requests
+
+    def is_usable(self) -> bool:
+        """Whether the next request may go out on it: the peer has said nothing since, not even good-bye."""
+        return self._link.is_silent()
+
+    def close(self) -> None:
+        """At once, and without a word: whatever is in the way is lost."""
+        self._link.close()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the reply has been read to its end."""
+        return self._over
+
+    def is_complete(self) -> bool:
+        """Whether all of the reply has been received, be it read or not."""
+        self._pieces()
+        return self._over
+
+    def rewind(self) -> bool:
+        """Get ready for the next request; False when that cannot be: both must have said all, and mean to go on."""
+        ended = self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
+        if not ended or self._doubtful or self._h11.trailing_data[0]:
+            return False
+        self._h11.start_next_cycle()
+        self._over = False
+        return True
+
+    # ---- a request
+
+    async def exchange(self, head: h11.Request, body: Body, timeouts: Timeouts, progress: Progress) -> h11.Response:
+        """Send a request and read the head of its reply. httpx's exceptions; after any, the connection is good for
+        nothing but `close`."""
+        waits = any(name == b"expect" for name, _ in head.headers)
+        if isinstance(body, bytes) and len(body) <= AT_ONCE_BYTES and not waits:
+            reply = await self._at_once(head, body, timeouts, progress)
+        else:
+            reply = await _Upload(self, head, body, timeouts, progress, waits).run()
+        if len(reply.headers) > MAX_HEADERS:
+            raise httpx.RemoteProtocolError(f"the reply has {len(reply.headers)} headers; {MAX_HEADERS} are enough")
+        # Two framings contradict each other: whoever stands between may have read another one (RFC 9112, section 6.3).
+        self._doubtful = sum(name in _FRAMING for name, _ in reply.headers) > 1
+        return reply
+
+    async def _at_once(self, head: h11.Request, body: bytes, timeouts: Timeouts, progress: Progress) -> h11.Response:
+        data = self.pack(head) + (self.pack(h11.Data(data=body)) if body else b"") + self.pack(h11.EndOfMessage())
+        progress.phase = Phase.SENT
+        with suppress(httpx.WriteError):  # a server that hung up early may have said why
+            await self.send(data, timeouts.write)
+        return await self.head(timeouts.read)
+
+    def pack(self, event: h11.Event) -> bytes:
+        try:
+            return self._h11.send(event) or b""
+        except h11.LocalProtocolError as error:
+            raise httpx.LocalProtocolError(str(error)) from error
+
+    async def send(self, data: bytes, patience: float | None) -> None:
+        try:
+            data = data[self._link.send(data) :]
+            if not data:
+                return
+            if patience is None:
+                await self._link.stream.send_all(data)
+                return
+            with trio.move_on_after(patience):
+                await self._link.stream.send_all(data)
+                return
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise httpx.WriteError(words(error) or "the connection broke while sending") from error
+        raise httpx.WriteTimeout(f"the server took nothing for {patience:g} s")
+
+    # ---- its reply
+
+    async def head(self, patience: float | None) -> h11.Response:
+        """The head of the reply; what comes before it is passed over."""
+        for _ in range(MAX_INTERIM):
+            event = await self.event(patience)
+            if isinstance(event, h11.Response):
+                return event
+        raise httpx.RemoteProtocolError(f"{MAX_INTERIM} interim replies, and none to the request")
+
+    async def event(self, patience: float | None) -> h11.Response | h11.InformationalResponse:
+        """The next head of any kind."""
+        while True:
+            event = self._parsed()
+            if isinstance(event, h11.Response | h11.InformationalResponse):
+                return event
+            if event is not h11.NEED_DATA:
+                raise httpx.RemoteProtocolError("the server changed the protocol, and nobody had asked")
+            data = await self._receive(patience)
+            if not data and self._h11.their_state is h11.SEND_RESPONSE:
+                raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
+            self._h11.receive_data(data)
+
+    async def read(self, patience: float | None) -> bytes:
+        """All of the reply's body that has come; b"" at the end."""
+        while True:
+            pieces = self._pieces()
+            if pieces:
+                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            if self._failed is not None:
+                raise self._failed
+            if self._over:
+                return b""
+            self._h11.receive_data(await self._receive(patience))
+
+    def _pieces(self) -> list[bytes]:
+        """What of the body has been received. An error after it waits for its turn."""
+        pieces: list[bytes] = []
+        while not self._over and self._failed is None:
+            try:
+                event = self._parsed()
+            except httpx.RemoteProtocolError as error:
+                self._failed = error
+                break
+            if isinstance(event, h11.Data):
+                pieces.append(bytes(event.data))
+            elif isinstance(event, h11.EndOfMessage):
+                self._over = True
+            else:
+                break
+        return pieces
+
+    def _parsed(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        try:
+            return self._h11.next_event()
+        except h11.RemoteProtocolError as error:
+            raise httpx.RemoteProtocolError(str(error)) from error
+
+    async def _receive(self, patience: float | None) -> bytes:
+        try:
+            if patience is None:
+                return bytes(await self._link.stream.receive_some(RECEIVE_BYTES))
+            with trio.move_on_after(patience):
+                return bytes(await self._link.stream.receive_some(RECEIVE_BYTES))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise httpx.ReadError(words(error) or "the connection broke while reading") from error
+        raise httpx.ReadTimeout(f"the server said nothing for {patience:g} s")
+
+
+@attrs.define
+class _Upload:
+    """A request that is large, or of unknown size, or that waits to be asked for: it is sent while we listen, because a
+    server may answer, and hang up, before it has heard all."""
+
+    connection: Connection
+    request: h11.Request
+    body: Body
+    timeouts: Timeouts
+    progress: Progress
+    waits: bool
+    done: bool = False
+    invited: trio.Event = attrs.field(factory=trio.Event)
+    failed: Exception | None = None
+    reply: h11.Response | None = None
+
+    async def run(self) -> h11.Response:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._send, nursery.cancel_scope)
+            nursery.start_soon(self._listen, nursery.cancel_scope)
+        if self.reply is not None:
+            return self.reply
+        assert self.failed is not None
+        raise self.failed
+
+    async def _send(self, both: trio.CancelScope) -> None:
+        try:
+            await self._speak()
+            self.done = True
+        except httpx.WriteError:
+            self.done = True  # a server that hung up early may have said why: whoever listens will hear it
+        except Exception as error:  # the caller's body may raise anything, and is told so
+            self.failed = error
+            both.cancel()
+
+    async def _speak(self) -> None:
+        head = self.connection.pack(self.request)
+        self.progress.phase = Phase.SENT
+        await self.connection.send(head, self.timeouts.write)
+        if self.waits:
+            with trio.move_on_after(EXPECT_SECONDS):
+                await self.invited.wait()
+        if isinstance(self.body, bytes):
+            for start in range(0, len(self.body), AT_ONCE_BYTES):
+                await self._piece(self.body[start : start + AT_ONCE_BYTES])
+        else:
+            async with aclosing(self.body) as pieces:
+                async for piece in pieces:
+                    await self._piece(piece)
+        if end := self.connection.pack(h11.EndOfMessage()):
+            await self.connection.send(end, self.timeouts.write)
+
+    async def _piece(self, piece: bytes) -> None:
+        if data := self.connection.pack(h11.Data(data=piece)):
+            await self.connection.send(data, self.timeouts.write)
+
+    async def _listen(self, both: trio.CancelScope) -> None:
+        try:
+            self.reply = await self._hear()
+        except httpx.HTTPError as error:
+            self.failed = error
+        both.cancel()
+
+    async def _hear(self) -> h11.Response:
+        for _ in range(MAX_INTERIM):
+            event = await self._patiently()
+            if isinstance(event, h11.Response):
+                return event
+            if event.status_code == 100:
+                self.invited.set()
+        raise httpx.RemoteProtocolError(f"{MAX_INTERIM} interim replies, and none to the request")
+
+    async def _patiently(self) -> h11.Response | h11.InformationalResponse:
+        """While we still speak, nobody owes us an answer."""
+        while True:
+            speaking = not self.done
+            try:
+                return await self.connection.event(self.timeouts.read)
+            except httpx.ReadTimeout:
+                if not speaking:
+                    raise

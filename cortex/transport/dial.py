@@ -1,0 +1,159 @@
+"""From a name to an open connection: DNS in threads of its own, several addresses side by side, TLS.
+
+A lookup cannot be cancelled, only left alone, so a name server that hangs would take all the threads that others need:
+hence a limit of its own (https://github.com/python-trio/trio/issues/174 is about the same).
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, TypeAlias
+
+import attrs
+import trio
+
+from .causes import words
+
+Address: TypeAlias = tuple[socket.AddressFamily, Any]
+
+LOOKUPS = 8
+"""Name lookups of one client at a time."""
+
+EYEBALLS_SECONDS = 0.25
+"""How long an address may take before the next one is tried beside it (RFC 8305, section 5)."""
+
+
+@attrs.frozen
+class Link:
+    """An open byte stream, and what has to be possible at once, without awaiting.
+
+    `is_silent`: there is nothing to be read, not even an end. `send`: how many bytes could be sent without waiting, a
+    turn of the loop that most requests can be spared; OSError when the connection is broken.
+    """
+
+    stream: trio.abc.Stream
+    close: Callable[[], None]
+    is_silent: Callable[[], bool]
+    send: Callable[[bytes], int] = lambda _data: 0
+
+
+Connect: TypeAlias = Callable[[str, int], Awaitable[Link]]
+"""Open a connection to a host and a port; OSError when it cannot be."""
+
+
+class TcpConnect:
+    """Connects to whichever address of a name answers first."""
+
+    def __init__(self) -> None:
+        self._lookups = trio.CapacityLimiter(LOOKUPS)
+
+    async def __call__(self, host: str, port: int) -> Link:
+        addresses = await self._addresses(host, port)
+        sock = await (_connect(addresses[0]) if len(addresses) == 1 else _race(addresses))
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        return Link(stream, sock.close, partial(_is_silent, sock), partial(_send, sock))
+
+    async def _addresses(self, host: str, port: int) -> list[Address]:
+        look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        try:
+            found = look_up(flags=socket.AI_NUMERICHOST)  # asks nobody
+        except socket.gaierror:
+            found = await trio.to_thread.run_sync(look_up, abandon_on_cancel=True, limiter=self._lookups)
+        return _alternating([(family, address) for family, _, _, _, address in found])
+
+
+def _alternating(addresses: list[Address]) -> list[Address]:
+    """IPv6 and IPv4 in turns, in the order of the resolver's preference (RFC 8305, section 4)."""
+    first = addresses[0][0]
+    same = [address for address in addresses if address[0] is first]
+    other = [address for address in addresses if address[0] is not first]
+    return [one for pair in itertools.zip_longest(same, other) for one in pair if one is not None]
+
+
+async def _connect(address: Address) -> socket.socket:
+    family, where = address
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        await trio.socket.from_stdlib_socket(sock).connect(where)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+@attrs.define
+class _Race:
+    """Several addresses, the first that answers wins: a dead one costs a moment and not the whole patience."""
+
+    addresses: list[Address]
+    winner: socket.socket | None = None
+    errors: list[OSError] = attrs.field(factory=list)
+
+    async def run(self) -> socket.socket:
+        try:
+            async with trio.open_nursery() as nursery:
+                for address in self.addresses:
+                    failed = trio.Event()
+                    nursery.start_soon(self._try, address, failed, nursery.cancel_scope)
+                    with trio.move_on_after(EYEBALLS_SECONDS):
+                        await failed.wait()
+        except BaseException:
+            if self.winner is not None:
+                self.winner.close()
+            raise
+        if self.winner is None:
+            raise OSError("; ".join(map(str, self.errors))) from self.errors[-1]
+        return self.winner
+
+    async def _try(self, address: Address, failed: trio.Event, others: trio.CancelScope) -> None:
+        try:
+            sock = await _connect(address)
+        except OSError as error:
+            self.errors.append(error)
+            failed.set()
+            return
+        if self.winner is None:
+            self.winner = sock
+            others.cancel()
+        else:
+            sock.close()
+
+
+async def _race(addresses: list[Address]) -> socket.socket:
+    return await _Race(addresses).run()
+
+
+def _is_silent(sock: socket.socket) -> bool:
+    try:
+        sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _send(sock: socket.socket, data: bytes) -> int:
+    try:
+        return sock.send(data)
+    except BlockingIOError:
+        return 0
+
+
+async def secure(link: Link, context: ssl.SSLContext, host: str) -> Link:
+    """TLS over an open connection, which is closed if that fails. OSError with the reason in words."""
+    # "compatible": most servers of HTTPS hang up without the closing words that TLS asks for
+    stream = trio.SSLStream(link.stream, context, server_hostname=host, https_compatible=True)
+    try:
+        await stream.do_handshake()
+    except (trio.BrokenResourceError, ssl.SSLError, ssl.CertificateError) as error:
+        link.close()
+        raise OSError(words(error) or "the peer hung up during the TLS handshake") from error
+    except BaseException:
+        link.close()
+        raise
+    return Link(stream, link.close, link.is_silent)
