@@ -20,6 +20,7 @@ from cortex.wire.codec import HttpReply, Target
 from cortex.wire.values import as_dict, as_list, as_text, clean, dumps, loads
 
 MESSAGE_LIMIT = 500  # characters of a vendor's message that are kept
+BODY_LIMIT = 1024 * 1024  # bytes of an error that are parsed; of a longer one only the beginning is read
 _SCAN = 4_000  # characters of it that are searched for telling words
 
 _STATUS: Mapping[int, Kind] = {
@@ -297,10 +298,7 @@ def inband_failure(payload: Any, target: Target, rules: Rules, usage: Usage) -> 
 
 def status_failure(reply: HttpReply, target: Target, rules: Rules) -> Failure:
     """A reply whose status is no success."""
-    try:
-        error = read_error(loads(reply.body))
-    except ValueError:
-        error = ErrorBody(_plain_text(reply.body))
+    error = _error_of(reply.body)
     after = retry_after(reply.headers)
     return Failure(
         kind=classify(reply.status, error.words, error.message, rules),
@@ -311,6 +309,14 @@ def status_failure(reply: HttpReply, target: Target, rules: Rules) -> Failure:
         should_retry=should_retry(reply.headers),
         request_id=request_id(reply.headers) or error.request_id,
     )
+
+
+def _error_of(body: bytes) -> ErrorBody:
+    """What the body says, as JSON, else in its words."""
+    try:
+        return read_error(loads(body)) if len(body) <= BODY_LIMIT else ErrorBody(_plain_text(body))
+    except ValueError:
+        return ErrorBody(_plain_text(body))
 
 
 def _bare(reply: HttpReply) -> str:

@@ -149,7 +149,7 @@ def decode_with(make_fold: Callable[[Target], Fold], reply: HttpReply, target: T
     fold = make_fold(target)
     if not 200 <= reply.status < 300:
         return faults.status_failure(reply, target, fold.rules)
-    payload = _json(reply)
+    payload = _json(reply) if len(reply.body) <= LIMIT else (Kind.PROTOCOL, f"the reply is longer than {LIMIT} bytes")
     events = fold.broken(*payload) if isinstance(payload, tuple) else fold.whole(payload)
     verdict = events[-1] if events else None
     ident = faults.request_id(reply.headers)

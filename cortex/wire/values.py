@@ -18,17 +18,21 @@ from typing import Any
 from cortex.messages import Image, ToolCall
 
 MAX_DEPTH = 128  # no dialect and no schema nests deeper; far below what recursion bears
+MAX_VALUES = 300_000  # commas and brackets, in texts too: more than 128,000 tokens make; parsed they are 16 MB
 
 
 def loads(text: str | bytes) -> Any:
     """Parse JSON as Python's own parser does (NaN and Infinity included); raises ValueError, and nothing else."""
     if isinstance(text, bytes):
         text = text.decode("utf-8-sig")
+    opened = text.count("{") + text.count("[")
+    if opened + text.count(",") > MAX_VALUES:  # seen before they are made, which would take seconds
+        raise ValueError("too many values")
     try:
         value = json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if text.count("{") + text.count("[") > MAX_DEPTH:
+    if opened > MAX_DEPTH:
         _check_depth(value)
     return value
 

@@ -56,6 +56,26 @@ def test_a_huge_body_is_a_failure_of_few_words(kind: str, status: int, unit: byt
     assert len(failure.code or "") <= 100
 
 
+@pytest.mark.parametrize(("length", "taken"), [(LIMIT - 1_000, True), (LIMIT, False), (50_000_000, False)])
+def test_a_whole_reply_is_bounded_as_an_event_is(length: int, taken: bool, reply: Any) -> None:
+    body = b'{"choices":[{"message":{"content":"%b"},"finish_reason":"stop"}]}' % (b"x" * length)
+    result = WIRES["openai_chat"].decode(reply(body), TARGET)
+    assert isinstance(result, Answer) is taken
+    assert taken or (result.kind, result.message) == (Kind.PROTOCOL, f"the reply is longer than {LIMIT} bytes")
+
+
+@pytest.mark.parametrize("size", [10, 50_000_000])
+@pytest.mark.parametrize("kind", sorted(WIRES))
+def test_of_an_error_only_the_beginning_is_read(kind: str, size: int, reply: Any) -> None:
+    """A long one is not parsed: its words are what it begins with."""
+    body = b'{"error": {"message": "Slow down.", "padding": "%b"}}' % (b"x" * size)
+    start = time.thread_time()
+    failure = WIRES[kind].decode(reply(body, 429), TARGET)
+    assert time.thread_time() - start < 0.05
+    assert failure.kind in (Kind.RATE_LIMIT, Kind.OVERLOADED)
+    assert "Slow down." in failure.message
+
+
 # ----------------------------------------------------------------------------------------------------- without bottom
 
 
@@ -187,6 +207,16 @@ def test_great_numbers_cost_what_their_bytes_cost(name: str) -> None:
     small, large = (b"".join(b"data: %b\n\n" % json.dumps(one).encode() for one in events(n)) for n in (200, 3_200))
     before, after = min(seconds(kind, small) for _ in range(3)), min(seconds(kind, large) for _ in range(2))
     assert after / len(large) < before / len(small) * 3  # what is quadratic costs 16 times as much a byte
+
+
+@pytest.mark.parametrize("unit", ["{},", "0,", "[],", '{"a":1},'])
+def test_an_event_of_too_many_values_is_not_even_parsed(unit: str) -> None:
+    decoder = WIRES["openai_chat"].decoder(TARGET)
+    stream = f'data: {{"choices":[{unit * (LIMIT // len(unit) - 100)}0]}}\n\n'.encode()
+    start = time.thread_time()
+    (broken,) = decoder.feed(stream)
+    assert time.thread_time() - start < 0.1
+    assert broken.failure.kind is Kind.PROTOCOL
 
 
 WORDS = ["<", "<a ", "<title", "model ", "api key ", "invalid 'signature' in ", "request too large ", "token count "]
