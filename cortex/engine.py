@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +36,7 @@ from cortex.calls import (
 from cortex.config import Chain, Settings
 from cortex.errors import ConfigError
 from cortex.events import EventHub, EventStream
+from cortex.gate import Ticket
 from cortex.host import Host
 from cortex.messages import Message, Request
 from cortex.needs import needs_of
@@ -64,6 +65,17 @@ class _Asked:
 
     request: Request
     prepared: Prepared
+
+
+@attrs.frozen
+class _Visit:
+    """That call, where the engine lives. `started`: when it arrived; `timeout`: seconds it has from then on."""
+
+    tree: Tree
+    ticket: Ticket
+    started: float
+    timeout: float
+    sink: Sink | None
 
 
 class Engine:
@@ -189,7 +201,7 @@ class Engine:
         `messages`: a text, or dicts with role and content, or `Message`s. Raises as `Session.run` does.
         """
         asked = self._asked(messages, output_type, call)
-        return await self.host.call(lambda tree, caller: self._complete(tree, caller, asked, None))
+        return await self.host.call(partial(self._arrive, asked))
 
     @overload
     def complete_sync(
@@ -216,7 +228,7 @@ class Engine:
     ) -> Completion:
         """`complete` for plain threads."""
         asked = self._asked(messages, output_type, call)
-        return self.host.call_sync(lambda tree, caller: self._complete(tree, caller, asked, None), "complete")
+        return self.host.call_sync(partial(self._arrive, asked), "complete")
 
     def stream(
         self,
@@ -252,31 +264,39 @@ class Engine:
         self.chain(prepared.role, prepared.model)  # an unknown model is an error of this very line
         return _Asked(request, prepared)
 
-    async def _complete(self, tree: Tree, caller: Caller, asked: _Asked, sink: Sink | None) -> Completion:
-        started = trio.current_time()
+    def _arrive(self, asked: _Asked, tree: Tree, sink: Sink | None = None) -> Callable[[Caller], Awaitable[Completion]]:
         prepared = asked.prepared
         timeout = prepared.timeout
         if timeout is None:
             timeout = self.call_timeout(prepared.role, prepared, stream=sink is not None)
-        async with tree.gate.pass_through(None, started + timeout):
+        visit = _Visit(tree, tree.gate.arrive(None), trio.current_time(), timeout, sink)
+        return partial(self._complete, asked, visit)
+
+    async def _complete(self, asked: _Asked, visit: _Visit, caller: Caller) -> Completion:
+        prepared, tree, started, timeout = asked.prepared, visit.tree, visit.started, visit.timeout
+        async with tree.gate.pass_through(visit.ticket, started + timeout):
             turn = Turn(
                 request=asked.request,
                 chain=self.chain(prepared.role, prepared.model),
                 deadline=started + timeout,
                 call_timeout=timeout,
                 caller=caller,
-                sink=sink,
+                sink=visit.sink,
             )
             result = check_result(await outcome_of(tree, 1 if prepared.role == "worker" else 2, turn))
         self.served(turn.chain, result.lane)
         return as_completion(result, prepared, started=started)
 
     def _streamed(self, asked: _Asked) -> Any:
-        async def work(tree: Tree, caller: Caller, sink: Sink) -> None:
-            completion = await self._complete(tree, caller, asked, sink)
-            await sink.send(Chunk("final", response=completion))
+        def arrive(tree: Tree, sink: Sink) -> Callable[[Caller], Awaitable[None]]:
+            serve = self._arrive(asked, tree, sink)
 
-        return work
+            async def served(caller: Caller) -> None:
+                await sink.send(Chunk("final", response=await serve(caller)))
+
+            return served
+
+        return arrive
 
     # ---- what the doors share
 
@@ -341,16 +361,14 @@ class Engine:
     async def recheck(self, provider: str | None = None) -> None:
         """Something was mended (a key, a bill): forget why `provider` (None: all) is off; the next call tries it."""
         name = self.settings.provider(provider).name if provider is not None else None
-
-        await self.host.call(lambda tree, _: _tell(tree, name, ProviderRecheck()))
+        await self.host.call(partial(_by_hand, name, ProviderRecheck()))
 
     async def set_enabled(self, provider: str, enabled: bool) -> None:
         """Take a provider out of the picks, or put it back. Calls that it is serving go on."""
         if not isinstance(enabled, bool):
             raise ConfigError(f"enabled: must be True or False, not {checks.kind(enabled)}")
         name = self.settings.provider(provider).name
-
-        await self.host.call(lambda tree, _: _tell(tree, name, ProviderSwitch(enabled)))
+        await self.host.call(partial(_by_hand, name, ProviderSwitch(enabled)))
 
     # ---- closing
 
@@ -376,6 +394,11 @@ class Engine:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def _by_hand(name: str | None, order: Order, tree: Tree) -> Callable[[Caller], Awaitable[None]]:
+    tree.gate.check_open()
+    return lambda _caller: _tell(tree, name, order)
 
 
 async def _tell(tree: Tree, name: str | None, order: Order) -> None:

@@ -17,6 +17,7 @@ class Unpacker(Protocol):
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """What `data` holds, in steps. Raises something of its library's own when it is not packed as it should be."""
+        ...
 
     @property
     def is_ended(self) -> bool: ...

@@ -9,7 +9,8 @@ A session has no task and no entry in the engine: dropping it is closing it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 import attrs
@@ -31,7 +32,7 @@ from cortex.calls import (
 from cortex.desk import Desk
 from cortex.errors import ConfigError, CortexError, EngineClosed, SessionBusy
 from cortex.events import ToolResultsDropped, wall_clock
-from cortex.gate import Gate
+from cortex.gate import Gate, Line, Ticket
 from cortex.goals import Goal
 from cortex.ledger import Ledger
 from cortex.messages import Finish, Message
@@ -90,7 +91,7 @@ class Session:
         self.session_id = session_id
         self._engine = agent.engine
         self._gate: Gate | None = None
-        self._lock = trio.Lock()
+        self._line = Line()
         self._history: tuple[Message, ...] = ()
         self._stats = DualProcessStats()
         self._weights = agent.weights
@@ -144,7 +145,7 @@ class Session:
         each other until a tool's timeout ends that.
         """
         given = self._validated(message, system, retry, output_type, call)
-        return await self._engine.host.call(lambda tree, caller: self._turn(tree, caller, given, None))
+        return await self._engine.host.call(partial(self._arrive, given))
 
     @overload
     def run_sync(
@@ -177,7 +178,7 @@ class Session:
     ) -> Response:
         """`run` for plain threads. Inside a running event loop it is a ConfigError: await `run` there."""
         given = self._validated(message, system, retry, output_type, call)
-        return self._engine.host.call_sync(lambda tree, caller: self._turn(tree, caller, given, None), "run")
+        return self._engine.host.call_sync(partial(self._arrive, given), "run")
 
     def run_stream(
         self,
@@ -227,34 +228,43 @@ class Session:
             self._engine.chain("worker", prepared.model)  # an unknown model is an error of this very line
         return _Input(inputs.message(message, images=call.get("images", ())), retry, prepared)
 
-    def _streamed(self, given: _Input) -> Callable[[Tree, Caller, Sink], Any]:
-        async def work(tree: Tree, caller: Caller, sink: Sink) -> None:
-            response = await self._turn(tree, caller, given, sink)
-            await sink.send(Chunk("final", response=response))
+    def _streamed(self, given: _Input) -> Callable[[Tree, Sink], Callable[[Caller], Awaitable[None]]]:
+        def arrive(tree: Tree, sink: Sink) -> Callable[[Caller], Awaitable[None]]:
+            serve = self._arrive(given, tree, sink)
 
-        return work
+            async def served(caller: Caller) -> None:
+                await sink.send(Chunk("final", response=await serve(caller)))
+
+            return served
+
+        return arrive
 
     # ---- one turn, where the engine lives
 
-    async def _turn(self, tree: Tree, caller: Caller, given: _Input, sink: Sink | None) -> Response:
-        lock = self._turns_in(tree.gate)
-        if tree.gate.inside_of(lock):
+    def _arrive(self, given: _Input, tree: Tree, sink: Sink | None = None) -> Callable[[Caller], Awaitable[Response]]:
+        """Stand in line behind the turns that came before."""
+        line = self._turns_in(tree.gate)
+        if tree.gate.is_inside_of(line):
             raise SessionBusy(
                 f"session {self.session_id}: run was called from inside its own turn; use another session"
             )
-        started = trio.current_time()
+        return partial(self._turn, given, tree, tree.gate.arrive(line), trio.current_time(), sink)
+
+    async def _turn(
+        self, given: _Input, tree: Tree, ticket: Ticket, started: float, sink: Sink | None, caller: Caller
+    ) -> Response:
         limit = given.prepared.timeout
         deadline = started + (limit if limit is not None else tree.policy.turn_timeout)
-        async with tree.gate.pass_through(lock, deadline):
+        async with tree.gate.pass_through(ticket, deadline):
             ledger = self._ledger_for(given, tree)
             return await self._served(_Run(given, tree, caller, sink, ledger, started, deadline))
 
-    def _turns_in(self, gate: Gate) -> trio.Lock:
+    def _turns_in(self, gate: Gate) -> Line:
         """What makes turns queue; in each tree another: a turn that went down with its tree (in the parent of a fork,
         in a runtime that died) holds nobody up."""
         if self._gate is not gate:
-            self._gate, self._lock = gate, trio.Lock()
-        return self._lock
+            self._gate, self._line = gate, Line()
+        return self._line
 
     async def _served(self, run: _Run) -> Response:
         given = run.given

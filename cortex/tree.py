@@ -28,7 +28,6 @@ from cortex import prices
 from cortex.attempts import Link
 from cortex.board import Board
 from cortex.config import ProviderConfig, Settings
-from cortex.errors import EngineClosed
 from cortex.events import EventHub, FailedOver, wall_clock
 from cortex.gate import Gate
 from cortex.host import TOOL_THREADS
@@ -71,9 +70,7 @@ class Tree:
     _porters: list[Porter]
 
     def spawn(self, fn: Callable[[], Awaitable[None]]) -> None:
-        """Run `fn` as a task of this tree, in the present contextvars context. EngineClosed once it closes."""
-        if self.gate.closing:
-            raise EngineClosed("this engine is closing; construct a new one")
+        """Run `fn` as a task of this tree, in the present contextvars context."""
         self._porters[0].ctx.spawn(fn)
 
     def abandoned(self, tool: str) -> None:

@@ -68,8 +68,8 @@ class OtherTrioCaller:
                 raise contained(raised) from raised
 
         back = TrioParker()
-        job: TrioJob[Any] = TrioJob(work, back.wake)
-        if not post(self.token, job.start, _spawn_system_task):
+        job: TrioJob[Any] = TrioJob(back.wake)
+        if not post(self.token, job.start, lambda: work, _spawn_system_task):
             raise EngineFailed("the trio run that called has ended, so its async function cannot run")
         return await carry(job, partial(post, self.token), back, self.grace)
 

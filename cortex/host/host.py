@@ -22,8 +22,9 @@ from cortex.protocol import Caller
 H = TypeVar("H", bound=Home)
 T = TypeVar("T")
 
-Work = Callable[[H, Caller], Awaitable[T]]
-StreamWork = Callable[[H, Caller, Pipe], Awaitable[None]]
+Work = Callable[[H], Callable[[Caller], Awaitable[T]]]
+"""A call: at once, in the order in which calls are made, it arrives at the home; and what it gives then serves it."""
+StreamWork = Callable[[H, Pipe], Callable[[Caller], Awaitable[None]]]
 Post = Callable[[Callable[[], Any]], object]
 
 
@@ -138,14 +139,13 @@ class Host(Generic[H]):
     # ---- calling
 
     async def call(self, work: Work[H, T]) -> T:
-        """Run `work(home, caller)` where the engine lives; for async callers of any loop."""
+        """Run `work(home)(caller)` where the engine lives; for async callers of any loop."""
         self._check_open()
         place = self._place
         if isinstance(place, Entered) and place.home is not None and in_run(place.token):
-            return await work(place.home, TrioCaller(place.home.tool_threads))
+            return await work(place.home)(TrioCaller(place.home.tool_threads))
         waiter = parker()
-        caller_of = self._caller_of()
-        job, post_more = self._send(lambda home: work(home, caller_of(home)), waiter.wake)
+        job, post_more = self._send(_from(self._caller_of(), work), waiter.wake)
         return await carry(job, post_more, waiter, self._grace)
 
     def call_sync(self, work: Work[H, T], name: str) -> T:
@@ -153,7 +153,7 @@ class Host(Generic[H]):
         self._check_open()
         self._refuse_in_loop(f"{name}_sync", name)
         waiter = ThreadParker()
-        job, post_more = self._send(partial(self._for_thread, work), waiter.wake)
+        job, post_more = self._send(self._from_thread(work), waiter.wake)
         try:
             while not job.done:
                 waiter.park()
@@ -164,22 +164,24 @@ class Host(Generic[H]):
         return job.result()
 
     def stream(self, work: StreamWork[H]) -> Feed:
-        """Start `work(home, caller, pipe)` and give the reading end, for async callers."""
+        """Start `work(home, pipe)(caller)` and give the reading end, for async callers."""
         self._check_open()
-        caller_of = self._caller_of()
-        return self._feed(parker(), lambda pipe, home: work(home, caller_of(home), pipe))
+        return self._feed(parker(), work, partial(_from, self._caller_of()))
 
     def stream_sync(self, work: StreamWork[H], name: str) -> Feed:
         """The same for a plain thread."""
         self._check_open()
         self._refuse_in_loop(f"{name}_sync", name)
-        return self._feed(
-            ThreadParker(), lambda pipe, home: self._for_thread(lambda home, caller: work(home, caller, pipe), home)
-        )
+        return self._feed(ThreadParker(), work, self._from_thread)
 
-    def _feed(self, waiter: Parker | ThreadParker, work: Callable[[Pipe, H], Awaitable[None]]) -> Feed:
+    def _feed(
+        self,
+        waiter: Parker | ThreadParker,
+        work: StreamWork[H],
+        called: Callable[[Work[H, None]], Callable[[H], Callable[[], Awaitable[None]]]],
+    ) -> Feed:
         pipe = Pipe(waiter.wake)
-        job, post_more = self._send(partial(work, pipe), waiter.wake)
+        job, post_more = self._send(called(lambda home: work(home, pipe)), waiter.wake)
         return Feed(pipe, job, post_more, waiter, self._grace)
 
     @staticmethod
@@ -188,14 +190,14 @@ class Host(Generic[H]):
         if loop is not None:
             raise ConfigError(f"{name} would block the running {loop} loop: await {instead} instead")
 
-    def _send(self, work: Callable[[H], Awaitable[T]], wake: Callable[[], None]) -> tuple[TrioJob[T], Post]:
+    def _send(
+        self, work: Callable[[H], Callable[[], Awaitable[T]]], wake: Callable[[], None]
+    ) -> tuple[TrioJob[T], Post]:
         """Put a job on its way, and give the way for what is to follow it."""
-        bound: list[H] = []
-        job: TrioJob[T] = TrioJob(lambda: work(bound[0]), wake)
+        job: TrioJob[T] = TrioJob(wake)
 
         def start(home: H) -> None:
-            bound.append(home)
-            job.start(home.spawn)
+            job.start(partial(work, home), home.spawn)
 
         place = self._inhabit()
         if in_run(place.token):
@@ -234,9 +236,24 @@ class Host(Generic[H]):
         loop = asyncio.get_running_loop()
         return lambda home: AsyncioCaller(loop, home.tool_threads, self._grace)
 
-    async def _for_thread(self, work: Work[H, T], home: H) -> T:
-        with ThreadCaller(home.tool_threads, self._grace) as caller:
-            return await work(home, caller)
+    def _from_thread(self, work: Work[H, T]) -> Callable[[H], Callable[[], Awaitable[T]]]:
+        """`work`, called from a plain thread."""
+
+        def arrive(home: H) -> Callable[[], Awaitable[T]]:
+            serve = work(home)
+
+            async def served() -> T:
+                with ThreadCaller(home.tool_threads, self._grace) as caller:
+                    return await serve(caller)
+
+            return served
+
+        return arrive
+
+
+def _from(caller_of: Callable[[H], Caller], work: Work[H, T]) -> Callable[[H], Callable[[], Awaitable[T]]]:
+    """`work`, called by an async caller."""
+    return lambda home: partial(work(home), caller_of(home))
 
 
 def _ask_to_leave(lodging: Lodging[Any], tell: Callable[[], None], drain: bool) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeAlias, TypeVar
 
 import trio
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+Begin: TypeAlias = Callable[[], Callable[[], Awaitable[T]]]
+"""What is done at once, in the order in which jobs come (tasks that are spawned together start in any); it gives the
+work that remains."""
+Spawn: TypeAlias = Callable[[Callable[[], Awaitable[None]]], object]
+
 ENDS = (SystemExit, KeyboardInterrupt, GeneratorExit)
 """What a user's function may raise to end something: its own work, never the engine's loop."""
 
@@ -30,8 +36,7 @@ class Job(Generic[T]):
     muted: ClassVar[bool] = False
     """At the interpreter's exit nobody is woken: a daemon thread would wake to an error that nobody will read."""
 
-    def __init__(self, work: Callable[[], Awaitable[T]], wake: Callable[[], None]) -> None:
-        self._work = work
+    def __init__(self, wake: Callable[[], None]) -> None:
         self._wakes = [wake]
         self._cancelled = False
         self._value: T | None = None
@@ -73,27 +78,30 @@ class Job(Generic[T]):
 class TrioJob(Job[T]):
     """Work for a trio run."""
 
-    def __init__(self, work: Callable[[], Awaitable[T]], wake: Callable[[], None]) -> None:
-        super().__init__(work, wake)
+    def __init__(self, wake: Callable[[], None]) -> None:
+        super().__init__(wake)
         self._context = contextvars.copy_context()
         self._scope: trio.CancelScope | None = None
 
-    def start(self, spawn: Callable[[Callable[[], Awaitable[None]]], object]) -> None:
-        """Become a task, in the caller's context."""
+    def start(self, begin: Begin[T], spawn: Spawn) -> None:
+        """Begin now, and become a task; both in the caller's context."""
         if self._cancelled:
             self._finish()
             return
         try:
-            self._context.run(spawn, self._run)
+            self._context.run(self._start, begin, spawn)
         except Exception as error:
             self.fail(error)
+
+    def _start(self, begin: Begin[T], spawn: Spawn) -> None:
+        spawn(partial(self._run, begin()))
 
     def cancel(self) -> None:
         super().cancel()
         if self._scope is not None:
             self._scope.cancel()
 
-    async def _run(self) -> None:
+    async def _run(self, work: Callable[[], Awaitable[T]]) -> None:
         self._error = EngineClosed("the engine was closed while this call was under way")
         try:
             with trio.CancelScope() as scope:
@@ -101,7 +109,7 @@ class TrioJob(Job[T]):
                 if self._cancelled:
                     scope.cancel()
                 try:
-                    self._value = await self._work()
+                    self._value = await work()
                     self._error = None
                 except Exception as error:
                     self._error = error
@@ -113,6 +121,10 @@ class AsyncioJob(Job[T]):
     """A user's coroutine for an asyncio loop."""
 
     _task: asyncio.Task[T] | None = None
+
+    def __init__(self, work: Callable[[], Awaitable[T]], wake: Callable[[], None]) -> None:
+        super().__init__(wake)
+        self._work = work
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Become a task, in the caller's context: asyncio runs what is posted in the context of who posts."""

@@ -37,7 +37,7 @@ class Home(Protocol):
         ...
 
     def spawn(self, fn: Callable[[], Awaitable[None]]) -> None:
-        """Run `fn` as a task of this home, in the present contextvars context. EngineClosed once it closes."""
+        """Run `fn` as a task of this home, in the present contextvars context."""
         ...
 
     async def drain(self) -> None:

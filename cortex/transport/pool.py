@@ -18,9 +18,11 @@ class Poolable(Protocol):
 
     def is_usable(self) -> bool:
         """Whether it can serve again: it is between two requests, and the peer has said nothing since."""
+        ...
 
     def close(self) -> None:
         """At once, and without a word."""
+        ...
 
 
 C = TypeVar("C", bound=Poolable)

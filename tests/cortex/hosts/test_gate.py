@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -14,11 +15,18 @@ from hypothesis import strategies as st
 
 import cortex
 from cortex.errors import DeadlineExceeded, EngineClosed, QueueFull, SessionBusy
-from cortex.gate import Gate
+from cortex.gate import Gate, Line, Ticket
 from cortex.policy import Policy
 from cortex.testing import Delay, FaultWall, Hang, Reply, ToolCalls
 
 Make = Callable[..., cortex.Engine]
+
+
+@asynccontextmanager
+async def passing(gate: Gate, line: Line | None, seconds: float = 60) -> AsyncIterator[None]:
+    """Arrive, and go in."""
+    async with gate.pass_through(gate.arrive(line), trio.current_time() + seconds):
+        yield
 
 
 def slow_wall(wall: FaultWall, seconds: float = 1.0) -> None:
@@ -160,13 +168,12 @@ async def test_what_outlasts_the_grace_is_told_so_and_the_waiting_too(
 
 async def test_a_drain_waits_for_the_waiting_until_they_leave(autojump_clock: object) -> None:
     gate = Gate(Policy(max_in_flight=1))
-    lock = trio.Lock()
-    await lock.acquire()  # somebody who is not inside holds the session: only the waiter is left
+    line = Line(holder=Ticket(None, None))  # somebody who is not inside holds the session: only the waiter is left
     drained = trio.Event()
 
     async def wait(scope: trio.CancelScope) -> None:
         with scope:
-            async with gate.pass_through(lock, trio.current_time() + 60):
+            async with passing(gate, line):
                 raise AssertionError
 
     async def drain() -> None:
@@ -187,23 +194,23 @@ async def test_a_drain_waits_for_the_waiting_until_they_leave(autojump_clock: ob
 
 async def test_who_leaves_while_waiting_for_a_place_leaves_the_session_too(autojump_clock: object) -> None:
     gate = Gate(Policy(max_in_flight=1))
-    lock = trio.Lock()
+    line = Line()
 
     async def occupy() -> None:
-        async with gate.pass_through(None, trio.current_time() + 60):
+        async with passing(gate, None):
             await trio.sleep(60)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(occupy)
         await trio.testing.wait_all_tasks_blocked()
         with trio.move_on_after(1):
-            async with gate.pass_through(lock, trio.current_time() + 60):
+            async with passing(gate, line):
                 raise AssertionError
-        assert not lock.locked()
+        assert line.holder is None
         with pytest.raises(DeadlineExceeded):
-            async with gate.pass_through(lock, trio.current_time() + 1):
+            async with passing(gate, line, 1):
                 raise AssertionError
-        assert not lock.locked()
+        assert line.holder is None
         nursery.cancel_scope.cancel()
 
 
@@ -212,7 +219,7 @@ async def test_calls_inside_a_call_share_its_place_and_never_wait_for_it(autojum
     inside: list[int] = []
 
     async def call(depth: int) -> None:
-        async with gate.pass_through(None, trio.current_time() + 60):
+        async with passing(gate, None):
             if depth:
                 async with trio.open_nursery() as nursery:
                     for _ in range(3):
@@ -224,16 +231,16 @@ async def test_calls_inside_a_call_share_its_place_and_never_wait_for_it(autojum
     await call(2)
     assert trio.current_time() == 9  # the nine innermost one after the other
     assert inside == [3] * 9
-    assert gate._slots.value == 1
+    assert gate._free == 1
 
 
 async def test_a_drain_lets_calls_inside_a_call_in(autojump_clock: object) -> None:
     gate = Gate(Policy())
 
     async def call() -> None:
-        async with gate.pass_through(None, trio.current_time() + 60):
+        async with passing(gate, None):
             await trio.sleep(1)
-            async with gate.pass_through(None, trio.current_time() + 60):
+            async with passing(gate, None):
                 await trio.sleep(1)
 
     async with trio.open_nursery() as nursery:
@@ -309,49 +316,158 @@ async def test_nothing_begins_in_a_tree_that_closes(make_engine: Make, look: Any
             await trio.to_thread.run_sync(asyncio.run, engine.set_enabled("openai", False))
 
 
+async def test_a_task_that_outlives_its_call_keeps_the_lent_slot(autojump_clock: object) -> None:
+    gate = Gate(Policy(max_in_flight=1))
+    told: list[str] = []
+
+    async def outliving() -> None:
+        async with passing(gate, None):
+            await trio.sleep(5)
+            assert gate.inside == 1
+        told.append("outliving")
+
+    async def sibling() -> None:
+        async with passing(gate, None):
+            told.append("sibling")
+
+    async def later() -> None:
+        await trio.sleep(1)
+        async with passing(gate, None):
+            told.append("later")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(later)
+        async with passing(gate, None):
+            nursery.start_soon(outliving)
+            await trio.sleep(0.1)
+            nursery.start_soon(sibling)
+            await trio.sleep(2)
+    assert told == ["outliving", "later", "sibling"]  # who waited for the lent slot waits like anybody, behind them
+    assert trio.current_time() == 5
+    assert gate._free == 1
+
+
+def test_many_at_once_from_asyncio_are_served_in_the_order_of_their_calls(memory_wall: FaultWall) -> None:
+    """Tasks that trio begins together start in any order; calls do not."""
+
+    async def main() -> None:
+        async with plain_engine(memory_wall, max_in_flight=1) as engine:
+            for _ in range(5):
+                session = engine.create_agent("a").start_session()
+                await asyncio.gather(*(session.run(f"{n}", system=1) for n in range(6)))
+                assert [one.text for one in session.history if one.role == "user"] == list("012345")
+                before = len(memory_wall["openai"].requests)
+                await asyncio.gather(*(engine.complete(f"{n}") for n in range(6)))
+                assert [seen.text for seen in memory_wall["openai"].requests[before:]] == list("012345")
+
+    asyncio.run(main())
+
+
+def test_the_last_to_come_is_the_one_that_is_turned_away(memory_wall: FaultWall) -> None:
+    slow_wall(memory_wall, 0.01)
+
+    async def main() -> None:
+        async with plain_engine(memory_wall, max_in_flight=1, max_queue=1) as engine:
+            for _ in range(5):
+                results = await asyncio.gather(*(engine.complete(f"{n}") for n in range(3)), return_exceptions=True)
+                assert [isinstance(one, QueueFull) for one in results] == [False, False, True]
+
+    asyncio.run(main())
+
+
+def test_streams_and_runs_stand_in_one_line(memory_wall: FaultWall) -> None:
+    async def main() -> None:
+        async with plain_engine(memory_wall) as engine:
+            for _ in range(5):
+                session = engine.create_agent("a").start_session()
+
+                async def read(text: str, session: cortex.Session = session) -> None:
+                    async for _ in session.run_stream(text, system=1):
+                        pass
+
+                await asyncio.gather(read("0"), session.run("1", system=1), read("2"), session.run("3", system=1))
+                assert [one.text for one in session.history if one.role == "user"] == list("0123")
+
+    asyncio.run(main())
+
+
+def plain_engine(wall: FaultWall, **policy: Any) -> cortex.Engine:
+    """In a loop that is not trio's: it lives in the runtime thread, in real time."""
+    return cortex.Engine(
+        {"openai": {"api_key": "key-of-openai", "base_url": wall["openai"].base_url}},
+        worker_model="gpt-4o-mini",
+        policy=policy,
+        transport=wall.transport(),
+    )
+
+
+Stay = tuple[float, float, float | None, int, int]
+"""When it comes, how long it stays, when it is cancelled, its session (0: none), and how many calls it makes inside."""
+
+
 @given(
     st.random_module(),
     st.integers(1, 3),
     st.integers(0, 4),
     st.lists(
-        st.tuples(st.floats(0, 2), st.floats(0.1, 2), st.sampled_from([None, 0.3, 1.0]), st.integers(0, 3)),
+        st.tuples(
+            st.floats(0, 2),
+            st.floats(0.1, 2),
+            st.sampled_from([None, 0.3, 1.0]),
+            st.integers(0, 3),
+            st.integers(0, 2),
+        ),
         max_size=12,
     ),
 )
-def test_whatever_comes_and_goes_the_counts_hold(
-    chance: Any, places: int, queue: int, calls: list[tuple[float, float, float | None, int]]
-) -> None:
-    """Each call: when it comes, how long it stays, when it is cancelled, and its session (0: none)."""
-
+def test_whatever_comes_and_goes_the_counts_hold(chance: Any, places: int, queue: int, calls: list[Stay]) -> None:
     async def main() -> None:
         gate = Gate(Policy(max_in_flight=places, max_queue=queue))
-        locks = {n: trio.Lock() for n in range(1, 4)}
+        lines = {n: Line() for n in range(1, 4)}
         inside: list[int] = []
+        arrived: dict[int, list[int]] = {n: [] for n in lines}
+        served: dict[int, list[int]] = {n: [] for n in lines}
 
-        async def call(at: float, stay: float, patience: float | None, session: int) -> None:
+        async def call(number: int, at: float, stay: float, patience: float | None, session: int, inner: int) -> None:
             await trio.sleep(at)
             with trio.move_on_after(patience if patience is not None else 100):
                 try:
-                    async with gate.pass_through(locks.get(session), trio.current_time() + 3):
-                        assert not session or session not in inside
-                        inside.append(session)
-                        assert len(inside) == gate.inside <= places
-                        try:
-                            await trio.sleep(stay)
-                        finally:
-                            inside.remove(session)
+                    ticket = gate.arrive(lines.get(session))
                 except QueueFull:
-                    assert gate.waiting == queue
-                except DeadlineExceeded:
-                    pass
-            assert gate.waiting <= queue
+                    assert gate.waiting >= queue  # more: calls inside a call are never turned away
+                    return
+                if session:
+                    arrived[session].append(number)
+                with suppress(DeadlineExceeded):
+                    async with gate.pass_through(ticket, trio.current_time() + 3):
+                        await stand(number, stay, session, inner)
+
+        async def stand(number: int, stay: float, session: int, inner: int) -> None:
+            assert not session or session not in inside
+            if session:
+                served[session].append(number)
+            inside.append(session)
+            assert len(inside) <= places
+            try:
+                async with trio.open_nursery() as nursery:
+                    for _ in range(inner):
+                        nursery.start_soon(nested, stay / 4)
+                    await trio.sleep(stay)
+            finally:
+                inside.remove(session)
+
+        async def nested(stay: float) -> None:
+            with suppress(DeadlineExceeded):
+                async with passing(gate, None, 3):
+                    await trio.sleep(stay)
 
         async with trio.open_nursery() as nursery:
-            for one in calls:
-                nursery.start_soon(call, *one)
-        assert (gate.inside, gate.waiting) == (0, 0)
-        assert not any(lock.locked() for lock in locks.values())
-        assert gate._slots.value == places
+            for number, one in enumerate(calls):
+                nursery.start_soon(call, number, *one)
+        assert (gate.inside, gate.waiting, gate._free) == (0, 0, places)
+        assert all(line.holder is None and not line.waiting for line in lines.values())
+        for n in lines:
+            assert served[n] == [number for number in arrived[n] if number in served[n]]
         await gate.drained()
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

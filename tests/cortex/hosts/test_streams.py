@@ -440,11 +440,11 @@ def test_whatever_the_pace_all_chunks_arrive_in_order(
             if fails:
                 raise KeyError("the end")
 
-        job: TrioJob[None] = TrioJob(work, waiter.wake)
+        job: TrioJob[None] = TrioJob(waiter.wake)
         got: list[str] = []
         with trio.fail_after(1000):
             async with trio.open_nursery() as nursery:
-                job.start(nursery.start_soon)
+                job.start(lambda: work, nursery.start_soon)
                 feed = Feed(pipe, job, lambda fn: fn(), waiter, 1.0)
                 try:
                     while (one := await feed.take()) is not None:
@@ -471,9 +471,9 @@ def test_a_pipe_between_two_threads_loses_nothing() -> None:
 
     async def serve() -> None:
         tokens.append(trio.lowlevel.current_trio_token())
-        jobs.append(TrioJob(work, waiter.wake))
+        jobs.append(TrioJob(waiter.wake))
         async with trio.open_nursery() as nursery:
-            jobs[0].start(nursery.start_soon)
+            jobs[0].start(lambda: work, nursery.start_soon)
             ready.set()
 
     thread = threading.Thread(target=trio.run, args=(serve,))
