@@ -245,9 +245,10 @@ def _choice(choice: str | None) -> dict[str, Any] | None:
 def _unpadded(history: History) -> History:
     """A prefill (an answer of the model's that it is to continue) must not end in white space."""
     last = history.turns[-1]
-    if last.role != "assistant" or not isinstance(text := last.parts[-1], Text):
+    said = _led_on(last.parts)
+    if last.role != "assistant" or not isinstance(text := said[-1], Text):
         return history
-    turn = Turn("assistant", (*last.parts[:-1], Text(text.text.rstrip())))
+    turn = Turn("assistant", (*said[:-1], Text(text.text.rstrip()), *last.parts[len(said) :]))
     return attrs.evolve(history, turns=(*history.turns[:-1], turn))
 
 

@@ -151,9 +151,11 @@ def _answered(turn: Turn, takes_text: bool, notes: list[str]) -> list[dict[str, 
             call = {"type": "function_call", "call_id": part.id, "name": part.name, "arguments": arguments_text(part)}
             called += [*held, call]
             held = []
-    if held:
+    items = [*said, *called, *held]
+    end = max(place for place, item in enumerate(items) if item["type"] != "reasoning") + 1
+    if end < len(items):
         notes.append("thinking at an answer's end was left out: it led to nothing")
-    return said + called
+    return items[:end]
 
 
 def _result(result: ToolResult) -> dict[str, Any]:

@@ -125,6 +125,8 @@ def test_a_conversation_that_was_trimmed_begins_with_a_user_and_a_prefill_ends_i
     sent = body_of(WIRE.encode(Request((Message("assistant", (Text("So: "),)),)), TARGET))["messages"]
     assert [message["role"] for message in sent] == ["user", "assistant"]
     assert sent[1]["content"] == [{"type": "text", "text": "So:"}]
+    led_to_nothing = (Text("So: "), Thinking("Hm.", None, TARGET.issuer), Thinking("Hm.", "sig", TARGET.issuer))
+    assert body_of(WIRE.encode(Request((Message("assistant", led_to_nothing),)), TARGET))["messages"] == sent
 
 
 def test_tools_and_their_choice() -> None:

@@ -277,6 +277,11 @@ def test_reasoning_that_nothing_follows_is_left_out() -> None:
     call = WIRE.encode(Request(history), Target("openai", "https://api.openai.com/v1", "gpt-5"))
     assert [item.get("id") for item in body_of(call)["input"]] == [None, "rs_1", None]
     assert call.notes == ("thinking at an answer's end was left out: it led to nothing",)
+    deepseek = Target("deepseek", "https://api.deepseek.com", "m")
+    history = (Message("assistant", (Text("So."), Thinking("Hm.", None, deepseek.issuer))),)
+    call = WIRE.encode(Request(history), deepseek)
+    assert [item["type"] for item in body_of(call)["input"]] == ["message"]
+    assert call.notes == ("thinking at an answer's end was left out: it led to nothing",)
 
 
 def test_nothing_stands_between_calls_and_their_outputs() -> None:
