@@ -149,7 +149,7 @@ def decode_with(make_fold: Callable[[Target], Fold], reply: HttpReply, target: T
     fold = make_fold(target)
     if not 200 <= reply.status < 300:
         return faults.status_failure(reply, target, fold.rules)
-    payload = _json(reply) if len(reply.body) <= LIMIT else (Kind.PROTOCOL, f"the reply is longer than {LIMIT} bytes")
+    payload = _json(reply)
     events = fold.broken(*payload) if isinstance(payload, tuple) else fold.whole(payload)
     verdict = events[-1] if events else None
     ident = faults.request_id(reply.headers)
@@ -171,6 +171,8 @@ def decode_with(make_fold: Callable[[Target], Fold], reply: HttpReply, target: T
 
 def _json(reply: HttpReply) -> Any:
     """The JSON in a success's body; a tuple of kind and words where there is none (JSON has no tuples)."""
+    if len(reply.body) > LIMIT:
+        return Kind.PROTOCOL, f"the reply is longer than {LIMIT} bytes"
     head = reply.body[:200].lstrip(b"\xef\xbb\xbf \t\r\n")
     if not head and not reply.body.strip():
         return Kind.PROTOCOL, "the reply is empty"
