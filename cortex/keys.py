@@ -7,13 +7,12 @@ Google's access tokens tell themselves when they expire, and are asked for befor
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any
 
 import attrs
 import trio
 
-from cortex import checks
+from cortex import checks, ends
+from cortex.errors import CortexError
 from cortex.messages import Failure, Kind, Phase
 from cortex.protocol import Caller
 from cortex.vendors import ApiKey
@@ -84,24 +83,15 @@ class Keys:
             if caller is not None:
                 key = await caller.run(source, {}, is_async=self.needs_caller)
             else:
-                key = await trio.to_thread.run_sync(_contained, source, abandon_on_cancel=True)
+                key = await trio.to_thread.run_sync(ends.call, source, abandon_on_cancel=True)
         except Exception as error:  # the user's function may raise anything; its words may hold the key
-            return _failed(f"the api_key function raised {type(error).__name__}")
+            raised = error.__cause__ if isinstance(error, CortexError) else error
+            return _failed(f"the api_key function raised {type(raised or error).__name__}")
         return _checked(key)
-
-
-def _contained(source: Callable[[], Any]) -> object:
-    """In a worker thread: what the function raises to end its program (`sys.exit()`) ends the question alone."""
-    try:
-        return source()
-    except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
-        return _failed(f"the api_key function raised {type(error).__name__}")
 
 
 def _checked(key: object) -> str | Failure:
     """A key goes into a header: one line of visible ASCII."""
-    if isinstance(key, Failure):
-        return key
     if not isinstance(key, str):
         return _failed(f"the api_key function gave {checks.kind(key)} instead of a text")
     plain = key.strip()

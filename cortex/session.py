@@ -315,13 +315,16 @@ class Session:
 
     def _should_escalate(self, result: TurnResult, given: _Input) -> bool:
         """Not where the caller chose, not out of a zone, and not when the other role could only ask the same lanes. A
-        refusal is an answer, whatever little it says, and so is one that ran into its limit."""
+        refusal is an answer, whatever little it says, and so is one that ran into its limit. Who named the fallbacks named
+        all of them: a failure goes to nobody else."""
         if given.forced is not None or self._engine.private or given.prepared.model is not None:
             return False
         if isinstance(result, TurnDone):
             answer = result.answer
             return not answer.text.strip() and not answer.tool_calls and answer.finish in (Finish.STOP, Finish.OTHER)
-        if result.shown or not isinstance(result.error, CortexError):
+        if result.shown or self._engine.settings.fallback_models is not None:
+            return False
+        if not isinstance(result.error, CortexError):
             return False
         asked = {(attempt.provider, attempt.model) for attempt in result.attempts}
         chain = self._engine.chain("orchestrator", None)

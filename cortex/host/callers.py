@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import attrs
 import trio
 
+from cortex.ends import call, contained, ends
 from cortex.errors import EngineFailed
-from cortex.host.jobs import ENDS, AsyncioJob, TrioJob, carry, contained
+from cortex.host.jobs import AsyncioJob, TrioJob, carry
 from cortex.host.parking import TrioParker, post, post_asyncio
 
 if TYPE_CHECKING:
@@ -31,10 +32,8 @@ TOOL_THREADS = 40
 
 async def run_in_thread(fn: Callable[..., T], kwargs: Mapping[str, Any], limiter: trio.CapacityLimiter) -> T:
     """`fn(**kwargs)` in a worker thread; one that outlives its cancellation is abandoned."""
-    try:
-        return await trio.to_thread.run_sync(partial(fn, **kwargs), abandon_on_cancel=True, limiter=limiter)
-    except ENDS as raised:
-        raise contained(raised) from raised
+    work = partial(call, partial(fn, **kwargs))
+    return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
 
 
 @attrs.frozen
@@ -64,8 +63,10 @@ class OtherTrioCaller:
         async def work() -> Any:
             try:
                 return await fn(**kwargs)
-            except ENDS as raised:  # it would end that whole run with a TrioInternalError
-                raise contained(raised) from raised
+            except BaseException as raised:
+                if ends(raised):  # that whole run, with a TrioInternalError
+                    raise contained(raised) from raised
+                raise
 
         back = TrioParker()
         job: TrioJob[Any] = TrioJob(back.wake)

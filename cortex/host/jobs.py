@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeAlias, TypeVar
 
 import trio
 
+from cortex.ends import contained
 from cortex.errors import CortexError, EngineClosed
 from cortex.host.parking import Parker
 
@@ -25,9 +26,6 @@ Begin: TypeAlias = Callable[[], Callable[[], Awaitable[T]]]
 """What is done at once, in the order in which jobs come (tasks that are spawned together start in any); it gives the
 work that remains."""
 Spawn: TypeAlias = Callable[[Callable[[], Awaitable[None]]], object]
-
-ENDS = (SystemExit, KeyboardInterrupt, GeneratorExit)
-"""What a user's function may raise to end something: its own work, never the engine's loop."""
 
 
 class Job(Generic[T]):
@@ -152,13 +150,6 @@ class AsyncioJob(Job[T]):
             if raised is None:
                 self._value = task.result()
         self._finish()
-
-
-def contained(raised: BaseException) -> CortexError:
-    """`sys.exit()` in a user's function ends that function and not the engine."""
-    error = CortexError(f"it raised {raised!r}")
-    error.__cause__ = raised
-    return error
 
 
 async def carry(job: Job[T], post: Callable[[Callable[[], None]], object], waiter: Parker, grace: float) -> T:

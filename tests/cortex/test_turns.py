@@ -265,7 +265,7 @@ async def test_an_escalated_answer_is_repaired_too(lab: Any, autojump_clock: Any
 
     answers = iter(['{"nom": "Rome"}', '{"name": "Rome"}'])
     lab.primary.always(lambda seen: Reply(next(answers)) if seen.model == "gpt-4o" else Status(500))
-    async with lab.engine(0) as engine:
+    async with lab.engine(0, fallback_models=None) as engine:
         answer = await session(engine).run("hi", output_type=City)
     assert answer.output == City("Rome")
     assert answer.metadata.failover
@@ -298,10 +298,22 @@ async def test_an_exhausted_system_1_turn_escalates_only_to_somebody_new(lab: An
         with pytest.raises(NoProviderLeft) as caught:
             await session(engine).run("hi")
         assert len(caught.value.attempts) == 3
-    async with lab.engine() as engine:  # here System 2 has a model of its own to ask
+    async with lab.engine(fallback_models=None) as engine:  # here System 2 has a model of its own to ask
         with pytest.raises(NoProviderLeft) as caught:
             await session(engine).run("hi")
-        assert {one.model for one in caught.value.attempts} == {"gpt-4o-mini", "claude-haiku-4-5", "gpt-4o"}
+        assert "gpt-4o" in {one.model for one in caught.value.attempts}
+
+
+async def test_who_named_the_fallbacks_named_all_of_them(lab: Any, autojump_clock: Any) -> None:
+    """No other vendor by the back door of the other role."""
+    lab.primary.always(Status(500))
+    spare = {"orchestrator_model": "claude-opus-4-5", "fallback_models": []}
+    async with lab.engine(**spare) as engine:
+        with pytest.raises(ProviderUnavailable):
+            await session(engine).run("hi")
+        assert lab.spare.requests == ()
+        lab.primary.always(Reply(""))
+        assert (await session(engine).run("hi")).metadata.system == 2  # an empty answer is no failure
 
 
 async def test_a_delayed_answer_is_waited_for(lab: Any, autojump_clock: Any) -> None:

@@ -207,12 +207,24 @@ async def test_a_tool_that_exits_ends_itself_only(new_engine: NewEngine, openai:
         """Sync."""
         raise SystemExit(4)
 
-    openai.script(ToolCalls(("leave", {}), ("leave_sync", {})), Reply("done"))
+    def leave_in_a_group() -> str:
+        """As trio tells it."""
+        raise BaseExceptionGroup("of a nursery", [SystemExit(5), ValueError()])
+
+    async def leave_in_a_group_async() -> str:
+        """The same."""
+        raise BaseExceptionGroup("of a nursery", [SystemExit(6)])
+
+    tools = [leave, leave_sync, leave_in_a_group, leave_in_a_group_async]
+    openai.script(ToolCalls(*((tool.__name__, {}) for tool in tools)), Reply("done"))
     engine = new_engine()
-    response = await engine.create_agent(name="a", tools=[leave, leave_sync]).start_session().run("go")
+    response = await engine.create_agent(name="a", tools=tools).start_session().run("go")
+    group = "CortexError: it raised BaseExceptionGroup('of a nursery', [SystemExit"
     assert [result.content for result in response.tool_results] == [
         "CortexError: it raised SystemExit(3)",
         "CortexError: it raised SystemExit(4)",
+        f"{group}(5), ValueError()])",
+        f"{group}(6)])",
     ]
     assert (await engine.complete("still there?")).content == "Hello from openai."
 
