@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias
 
 import attrs
@@ -75,7 +75,7 @@ class Transport(httpx.AsyncBaseTransport):
 
     async def _carry(self, request: httpx.Request, progress: Progress) -> httpx.Response:
         timeouts = Timeouts(**request.extensions.get("timeout", {}))
-        head = _head(request)
+        head, body = _head(request), _body(request)
         origin = _origin(request.url)
         slots = self._slots_of(origin)
         taken = slots.take(trio.current_time()) if not slots.must_wait() else await self._wait(slots, timeouts.pool)
@@ -84,7 +84,7 @@ class Transport(httpx.AsyncBaseTransport):
             if connection is None:
                 connection = await self._open(origin, timeouts.connect)
             progress.reused = taken is not None
-            reply = await connection.exchange(head, _body(request), timeouts, progress)
+            reply = await connection.exchange(head, body, timeouts, progress)
         except BaseException:
             self._leave(origin, slots, connection, good=False)
             raise
@@ -151,7 +151,7 @@ class Transport(httpx.AsyncBaseTransport):
         """Close what is idle; what is under way goes on, and is closed at its end."""
         self._closed = True
         for slots in self._origins.values():
-            slots.close_idle()
+            slots.close()
         await trio.lowlevel.checkpoint()
 
 
@@ -212,6 +212,8 @@ def _origin(url: httpx.URL) -> Origin:
 
 
 def _head(request: httpx.Request) -> h11.Request:
+    if request.method == "CONNECT":
+        raise httpx.LocalProtocolError("CONNECT opens a tunnel, and this transport has no way to hand one out")
     try:
         return h11.Request(method=request.method, target=request.url.raw_path, headers=request.headers.raw)
     except h11.LocalProtocolError as error:
@@ -222,11 +224,6 @@ def _body(request: httpx.Request) -> Body:
     try:
         return request.content
     except httpx.RequestNotRead:
-        return _pieces(request.stream)
-
-
-async def _pieces(stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> AsyncGenerator[bytes, None]:
-    if not isinstance(stream, httpx.AsyncByteStream):
-        raise httpx.LocalProtocolError("the body of the request can only be read by a synchronous client")
-    async for piece in stream:
-        yield piece
+        if not isinstance(request.stream, httpx.AsyncByteStream):
+            raise httpx.LocalProtocolError("the body can only be read by a synchronous client") from None
+        return request.stream

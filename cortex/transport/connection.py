@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from contextlib import suppress
 from typing import TypeAlias
 
 import attrs
@@ -26,12 +26,15 @@ MAX_HEADERS = 256
 MAX_INTERIM = 64
 """Replies of the kind "103 Early Hints" before the real one: each of them proves that the server is alive, forever."""
 
+AHEAD_BYTES, AHEAD_SECONDS = 64 * 1024, 1.0
+"""How much of a refusal is read while we still send, and for how long."""
+
 EXPECT_SECONDS = 1.0
 """How long to wait for "100 Continue" (RFC 9110, section 10.1.1: no client needs to wait for ever)."""
 
 _FRAMING = (b"content-length", b"transfer-encoding")
 
-Body: TypeAlias = bytes | AsyncGenerator[bytes, None]
+Body: TypeAlias = bytes | AsyncIterable[bytes]
 
 
 @attrs.frozen
@@ -50,6 +53,8 @@ class Connection:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+        self._sending = False
+        self._ahead = b""
         self._over = False
         self._failed: httpx.HTTPError | None = None
         self._doubtful = False
@@ -77,10 +82,10 @@ class Connection:
     def rewind(self) -> bool:
         """Get ready for the next request; False when that cannot be: both must have said all, and mean to go on."""
         ended = self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
-        if not ended or self._doubtful or self._h11.trailing_data[0]:
+        if not ended or self._sending or self._doubtful or self._h11.trailing_data[0]:
             return False
         self._h11.start_next_cycle()
-        self._over = False
+        self._over, self._ahead = False, b""
         return True
 
     # ---- a request
@@ -113,19 +118,16 @@ class Connection:
             raise httpx.LocalProtocolError(str(error)) from error
 
     async def send(self, data: bytes, patience: float | None) -> None:
+        self._sending = True  # if it does not come back, nobody knows how much was sent: no request may follow
         try:
-            data = data[self._link.send(data) :]
-            if not data:
-                return
-            if patience is None:
-                await self._link.stream.send_all(data)
-                return
-            with trio.move_on_after(patience):
-                await self._link.stream.send_all(data)
-                return
+            if data := data[self._link.send(data) :]:
+                with trio.move_on_after(float("inf") if patience is None else patience) as scope:
+                    await self._link.stream.send_all(data)
+                if scope.cancelled_caught:
+                    raise httpx.WriteTimeout(f"the server took nothing for {patience:g} s")
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise httpx.WriteError(words(error) or "the connection broke while sending") from error
-        raise httpx.WriteTimeout(f"the server took nothing for {patience:g} s")
+        self._sending = False
 
     # ---- its reply
 
@@ -152,6 +154,12 @@ class Connection:
 
     async def read(self, patience: float | None) -> bytes:
         """All of the reply's body that has come; b"" at the end."""
+        if self._ahead:
+            ahead, self._ahead = self._ahead, b""
+            return ahead
+        return await self._read(patience)
+
+    async def _read(self, patience: float | None) -> bytes:
         while True:
             pieces = self._pieces()
             if pieces:
@@ -161,6 +169,15 @@ class Connection:
             if self._over:
                 return b""
             self._h11.receive_data(await self._receive(patience))
+
+    async def read_ahead(self) -> None:
+        """Read some of the body now, and keep it: over TLS nothing can be read after a send that was cut short."""
+        with trio.move_on_after(AHEAD_SECONDS):
+            try:
+                while not self._over and len(self._ahead) < AHEAD_BYTES:
+                    self._ahead += await self._read(None)
+            except httpx.HTTPError as error:
+                self._failed = error
 
     def _pieces(self) -> list[bytes]:
         """What of the body has been received. An error after it waits for its turn."""
@@ -242,11 +259,17 @@ class _Upload:
             for start in range(0, len(self.body), AT_ONCE_BYTES):
                 await self._piece(self.body[start : start + AT_ONCE_BYTES])
         else:
-            async with aclosing(self.body) as pieces:
-                async for piece in pieces:
-                    await self._piece(piece)
+            await self._pieces(aiter(self.body))
         if end := self.connection.pack(h11.EndOfMessage()):
             await self.connection.send(end, self.timeouts.write)
+
+    async def _pieces(self, pieces: AsyncIterator[bytes]) -> None:
+        try:
+            async for piece in pieces:
+                await self._piece(piece)
+        finally:
+            if isinstance(pieces, AsyncGenerator):  # one that is left in the middle would end elsewhere, much later
+                await pieces.aclose()
 
     async def _piece(self, piece: bytes) -> None:
         if data := self.connection.pack(h11.Data(data=piece)):
@@ -255,6 +278,10 @@ class _Upload:
     async def _listen(self, both: trio.CancelScope) -> None:
         try:
             self.reply = await self._hear()
+            if self.reply.status_code < 400 and self.invited.is_set() >= self.waits:
+                return  # it goes on listening
+            if not self.done:
+                await self.connection.read_ahead()
         except httpx.HTTPError as error:
             self.failed = error
         both.cancel()

@@ -55,7 +55,7 @@ class TcpConnect:
         addresses = await self._addresses(host, port)
         sock = await (_connect(addresses[0]) if len(addresses) == 1 else _race(addresses))
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-        return Link(stream, sock.close, partial(_is_silent, sock), partial(_send, sock))
+        return Link(stream, stream.socket.close, partial(_is_silent, sock), partial(_send, sock))
 
     async def _addresses(self, host: str, port: int) -> list[Address]:
         look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)

@@ -87,7 +87,10 @@ class Slots(Generic[C]):
             else:  # it was served in the very moment in which it left
                 self.give(waiter.given, trio.current_time())
             raise
-        return waiter.given
+        if waiter.given is None or waiter.given.is_usable():
+            return waiter.given
+        waiter.given.close()  # it died on the way
+        return None
 
     def give(self, connection: C | None, now: float) -> None:
         """Give a slot back: with a connection that can serve again, or without."""
@@ -111,3 +114,8 @@ class Slots(Generic[C]):
         """Close every connection that nobody uses."""
         while self._idle:
             self._idle.pop()[0].close()
+
+    def close(self) -> None:
+        """Close them, and from now on every one that becomes idle."""
+        self.max_idle = 0
+        self.close_idle()
