@@ -315,8 +315,8 @@ class Session:
 
     def _should_escalate(self, result: TurnResult, given: _Input) -> bool:
         """Not where the caller chose, not out of a zone, and not when the other role could only ask the same lanes. A
-        refusal is an answer, whatever little it says, and so is one that ran into its limit. Who named the fallbacks named
-        all of them: a failure goes to nobody else."""
+        refusal is an answer, whatever little it says, and so is one that ran into its limit. Who named the fallbacks
+        named all of them: a failure goes to nobody else."""
         if given.forced is not None or self._engine.private or given.prepared.model is not None:
             return False
         if isinstance(result, TurnDone):
