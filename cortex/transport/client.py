@@ -75,8 +75,8 @@ class Transport(httpx.AsyncBaseTransport):
 
     async def _carry(self, request: httpx.Request, progress: Progress) -> httpx.Response:
         timeouts = Timeouts(**request.extensions.get("timeout", {}))
-        head, body = _head(request), _body(request)
         origin = _origin(request.url)
+        head, body = _head(request), _body(request)
         slots = self._slots_of(origin)
         taken = slots.take(trio.current_time()) if not slots.must_wait() else await self._wait(slots, timeouts.pool)
         connection = taken
