@@ -55,6 +55,7 @@ class Transport(httpx.AsyncBaseTransport):
         self._expiry = keepalive_expiry
         self._connect = connect or TcpConnect()
         self._origins: dict[Origin, Slots[Connection]] = {}
+        self._swept = 0.0
         self._closed = False
 
     def __repr__(self) -> str:
@@ -101,10 +102,21 @@ class Transport(httpx.AsyncBaseTransport):
     def _slots_of(self, origin: Origin) -> Slots[Connection]:
         if self._closed:
             raise httpx.LocalProtocolError("this transport is closed")
+        self._sweep(trio.current_time())
         slots = self._origins.get(origin)
         if slots is None:
             slots = self._origins[origin] = Slots(self._max_connections, self._expiry)
         return slots
+
+    def _sweep(self, now: float) -> None:
+        """Now and then, close what grew old at origins that nobody comes back to."""
+        if now - self._swept < self._expiry:
+            return
+        self._swept = now
+        for origin, slots in list(self._origins.items()):
+            slots.sweep(now)
+            if slots.is_unused:
+                del self._origins[origin]
 
     async def _wait(self, slots: Slots[Connection], patience: float | None) -> Connection | None:
         with trio.move_on_after(float("inf") if patience is None else patience):

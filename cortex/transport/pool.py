@@ -103,9 +103,9 @@ class Slots(Generic[C]):
         self.in_use -= 1
         if connection is not None:
             self._idle.append((connection, now))
-        self._sweep(now)
+        self.sweep(now)
 
-    def _sweep(self, now: float) -> None:
+    def sweep(self, now: float) -> None:
         """What grew old at the bottom is closed, and what is too much."""
         while self._idle and (now - self._idle[0][1] >= self.expiry or len(self._idle) > self.max_idle):
             self._idle.popleft()[0].close()
