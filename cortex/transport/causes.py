@@ -16,7 +16,8 @@ def causes(error: BaseException) -> list[BaseException]:
         chain.append(current)
         # One address, one exception; of several addresses the last one tried speaks for all.
         inside = current.exceptions[-1] if isinstance(current, BaseExceptionGroup) else None
-        current = inside or current.__cause__ or current.__context__
+        around = None if current.__suppress_context__ else current.__context__
+        current = inside or current.__cause__ or around
     return chain
 
 

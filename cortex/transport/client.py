@@ -86,6 +86,7 @@ class Transport(httpx.AsyncBaseTransport):
                 connection = await self._open(origin, timeouts.connect)
             progress.reused = taken is not None
             reply = await connection.exchange(head, body, timeouts, progress)
+            progress.phase = Phase.HEADERS
         except BaseException:
             self._leave(origin, slots, connection, good=False)
             raise

@@ -61,6 +61,8 @@ class TcpConnect:
         look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
         try:
             found = look_up(flags=socket.AI_NUMERICHOST)  # asks nobody
+        except UnicodeError:
+            raise OSError(f"{host!r} cannot be the name of a host") from None
         except socket.gaierror:
             found = await trio.to_thread.run_sync(look_up, abandon_on_cancel=True, limiter=self._lookups)
         return _alternating([(family, address) for family, _, _, _, address in found])
@@ -147,10 +149,10 @@ def _send(sock: socket.socket, data: bytes) -> int:
 async def secure(link: Link, context: ssl.SSLContext, host: str) -> Link:
     """TLS over an open connection, which is closed if that fails. OSError with the reason in words."""
     # "compatible": most servers of HTTPS hang up without the closing words that TLS asks for
-    stream = trio.SSLStream(link.stream, context, server_hostname=host, https_compatible=True)
     try:
+        stream = trio.SSLStream(link.stream, context, server_hostname=host, https_compatible=True)
         await stream.do_handshake()
-    except (trio.BrokenResourceError, ssl.SSLError, ssl.CertificateError) as error:
+    except (trio.BrokenResourceError, ssl.SSLError, ValueError) as error:  # ValueError: it is no name for TLS
         link.close()
         raise OSError(words(error) or "the peer hung up during the TLS handshake") from error
     except BaseException:
