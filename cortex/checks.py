@@ -41,14 +41,28 @@ def number(
     return plain
 
 
+MOST = 2**31 - 1
+"""The largest count that every vendor can read."""
+
+
 def whole(field: str, value: object, *, low: int = 1) -> int:
-    """A whole number, at least `low`. A bool is none."""
+    """A whole number from `low` to MOST. A bool is none."""
     wanted = f"{field}: must be a whole number of at least {low}"
     if isinstance(value, bool) or not isinstance(value, int):
         raise ConfigError(f"{wanted}, not {kind(value)}")
     if value < low:
-        raise ConfigError(f"{wanted}, not {value}")
+        raise ConfigError(f"{wanted}, not {max(value, -MOST)}")
+    if value > MOST:
+        raise ConfigError(f"{field}: must be a whole number of at most {MOST}")
     return int(value)
+
+
+def model(field: str, value: object) -> str:
+    """A model's name. It becomes part of addresses, so it may not lead elsewhere."""
+    name = text(field, value, example="gpt-4o")
+    if not name.isprintable() or set(name) & set("?#\\") or ".." in name.split("/"):
+        raise ConfigError(f'{field}: a model\'s name may hold no line break, "?", "#" or "\\", and no ".." as a part')
+    return name
 
 
 def text(field: str, value: object, *, example: str = "") -> str:

@@ -228,7 +228,7 @@ def read(path: str | Path) -> dict[str, Any]:
 
 def resolve(model: str, settings: Settings, *, field: str = "model") -> tuple[Lane, ...]:
     """The lanes that serve `model`, in the order their providers were registered; at least one, else `ConfigError`."""
-    model = checks.text(field, model, example="gpt-4o")
+    model = checks.model(field, model)
     addressed = _addressed(model, settings.providers, field)
     if addressed is not None:
         return (addressed,)

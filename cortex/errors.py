@@ -21,6 +21,7 @@ CortexError
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,9 @@ from cortex.messages import Failure, Kind
 
 if TYPE_CHECKING:
     from cortex.results import Attempt
+
+_KEY = re.compile(r"\b(?:sk|rk|xai|gsk|hf|pplx|AIza|ya29|eyJ)[-_.A-Za-z0-9]{14,}")
+"""How the keys of well-known vendors begin."""
 
 __all__ = [
     "AuthError",
@@ -62,7 +66,13 @@ class CortexError(Exception):
 
 
 class ConfigError(CortexError, ValueError):
-    """What was passed cannot work. The message names the field, what it got and what to change."""
+    """What was passed cannot work. The message names the field, what it got and what to change.
+
+    A key in the place of a name, the most common slip, would be quoted there, and then stand in a log.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_KEY.sub("[a key]", message))
 
 
 class EngineClosed(CortexError, RuntimeError):

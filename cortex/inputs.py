@@ -337,6 +337,8 @@ def options(
 def _extra(given: object) -> Mapping[str, Any]:
     """It goes into the vendor's body as it stands, so it must be JSON."""
     extra = checks.mapping("extra", given, example='{"top_p": 0.9}')
+    if "stream" in extra:
+        raise ConfigError("extra.stream: is decided by the method; call stream or run_stream for a stream")
     for key, value in extra.items():
         try:
             json.dumps(value, allow_nan=False)

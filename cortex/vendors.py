@@ -297,9 +297,9 @@ def _models(field: str, given: object) -> Mapping[str, str] | None:
     if given is None:
         return None
     if isinstance(given, Mapping):
-        pairs = [(checks.text(field, name), checks.text(f"{field}.{name}", given[name])) for name in given]
+        pairs = [(checks.model(field, name), checks.model(f"{field}.{name}", given[name])) for name in given]
     elif isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
-        names = [checks.text(f"{field}[{i}]", name) for i, name in enumerate(given)]
+        names = [checks.model(f"{field}[{i}]", name) for i, name in enumerate(given)]
         pairs = list(zip(names, names, strict=True))
     else:
         raise ConfigError(f'{field}: must be a list such as ["gpt-4o"] or a dict of names, not {checks.kind(given)}')
@@ -315,7 +315,7 @@ def _models(field: str, given: object) -> Mapping[str, str] | None:
 def _default_model(field: str, given: object, models: Mapping[str, str] | None) -> str | None:
     if given is None:
         return None
-    name = checks.text(field, given, example="gpt-4o")
+    name = checks.model(field, given)
     if models is not None and name not in models:
         hint = f"{checks.nearest(name, models)} (models: {checks.listed(models)})"
         raise ConfigError(f"{field}: {name!r} is not among its `models`{hint}")

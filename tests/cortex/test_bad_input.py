@@ -45,6 +45,11 @@ OPTIONS = [
     ({"output_type": Opaque}, r"^output_type: must be .*Opaque"),
     ({"output_type": 5}, r"^output_type: must be .* not int"),
     ({"output_type": Callable[[int], int]}, r"^output_type: must be "),
+    ({"max_tokens": 10**5000}, r"^max_tokens: must be a whole number of at most 2147483647$"),
+    ({"max_tokens": -(10**5000)}, r"^max_tokens: must be a whole number of at least 1, not -2147483647$"),
+    ({"model": "openai/../../evil"}, r"^model: a model's name may hold no"),
+    ({"model": "openai/x?alt=y"}, r"^model: a model's name may hold no"),
+    ({"extra": {"stream": True}}, r"^extra\.stream: is decided by the method"),
 ]
 MESSAGES = [
     ([RESULT], r"^messages\[0\]: the tool result for 'call-7' has no call before it"),
@@ -105,3 +110,24 @@ async def test_a_message(engine: cortex.Engine, door: str, messages: Any, match:
 def test_a_tool_must_not_be_taken_for_a_typed_answer() -> None:
     with pytest.raises(cortex.ConfigError, match=r"structured_output__mine.*kept for typed answers"):
         cortex.tool(name="structured_output__mine")(look)
+
+
+KEY = "sk-proj-VERYsecret1234567890"
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: cortex.Engine({"openai": {KEY: "api_key"}}),
+        lambda: cortex.Engine({KEY: {"api_key": "x"}}),
+        lambda: cortex.Engine({"openai": {"api_key": {"env": KEY}}}),
+        lambda: cortex.Engine({"openai": {"api_key": "k"}}, worker_model=KEY),
+        lambda: cortex.Engine({"openai": {"api_key": "k", "models": [KEY, KEY]}}),
+        lambda: cortex.Engine({"openai": {"api_key": "k"}}, policy={KEY: 1}),
+    ],
+)
+def test_a_key_in_the_place_of_a_name_is_not_repeated(build: Callable[[], Any]) -> None:
+    with pytest.raises(cortex.ConfigError) as caught:
+        build()
+    assert "secret" not in str(caught.value)
+    assert "[a key]" in str(caught.value)

@@ -12,7 +12,7 @@ from cortex.messages import Failure, Kind
 from cortex.wire import WIRES, faults
 from cortex.wire.codec import HttpReply, Target
 
-TARGET = Target("p", "https://h/v1", "m", api_key="sk-verysecret1", headers={"X-Gateway-Token": "tok-alsosecret"})
+TARGET = Target("p", "https://h/v1", "m", api_key="sk-verysecret1", headers={"X-Team": "team-alsosecret"})
 
 
 def fail(kind: str, status: int, body: Any, reply: Any, **headers: str) -> Failure:
@@ -209,12 +209,12 @@ def test_H28_the_servers_explicit_word_and_its_request_id(reply: Any) -> None:
 
 
 def test_I27_a_message_is_bounded_and_repeats_no_secret(reply: Any) -> None:
-    said = f"Bad key {TARGET.api_key} and token tok-alsosecret " + "x" * 5_000
+    said = f"Bad key {TARGET.api_key} and team team-alsosecret " + "x" * 5_000
     failure = fail("openai_chat", 401, {"error": {"message": said}}, reply)
     assert len(failure.message) == 500
     assert "secret1" not in failure.message
     assert "alsosecret" not in failure.message
-    assert failure.message.startswith("Bad key [secret] and token [secret] xxx")
+    assert failure.message.startswith("Bad key [secret] and team [secret] xxx")
 
 
 def test_H19_of_a_redirect_only_the_origin_is_told(reply: Any) -> None:
