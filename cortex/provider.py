@@ -199,7 +199,8 @@ class Provider(actors.Actor[Call | Publish | ProviderRecheck | ProviderSwitch]):
         if not outcome.ok:
             self._probe_wanted.set()  # perhaps something can only be healed by a probe now
         self._publish()
-        if outcome.cls is Cls.LOCAL:
+        # What was never sent lacked a descriptor, or a connection: no fresh client has more of them.
+        if outcome.cls is Cls.LOCAL and not (failure is not None and failure.phase is Phase.NOT_SENT):
             self._note_fault(now, failure)
 
     def _note_fault(self, now: float, failure: Failure | None) -> None:
