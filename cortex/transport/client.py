@@ -72,6 +72,8 @@ class Transport(httpx.AsyncBaseTransport):
             return await self._carry(request, progress)
         except httpx.HTTPError as error:
             _mark(error, progress)
+            if not progress.reused and isinstance(self._verify, bool | str):
+                self._trust = None  # certificates may be renewed while we run; it may be the first read that tells
             raise
 
     async def _carry(self, request: httpx.Request, progress: Progress) -> httpx.Response:
@@ -147,8 +149,6 @@ class Transport(httpx.AsyncBaseTransport):
                     link = await secure(link, context, host)
                 return Connection(link)
             except OSError as error:
-                if isinstance(self._verify, bool | str):
-                    self._trust = None  # certificates may be renewed while we run
                 raise httpx.ConnectError(words(error) or f"{host}:{port} cannot be reached") from error
         raise httpx.ConnectTimeout(f"{host}:{port} took more than {patience:g} s {step}")
 

@@ -158,4 +158,9 @@ async def secure(link: Link, context: ssl.SSLContext, host: str) -> Link:
     except BaseException:
         link.close()
         raise
-    return Link(stream, link.close, link.is_silent)
+
+    def is_silent() -> bool:
+        # What has come, and was not asked for yet, waits inside of TLS: neither the socket nor `pending` tells of it.
+        return not stream._incoming.pending and link.is_silent()
+
+    return Link(stream, link.close, is_silent)

@@ -1,0 +1,524 @@
+"""TLS: whom the client trusts, how it shows its own certificate, and how connections end that way."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+import shutil
+import socket
+import ssl
+from pathlib import Path
+from typing import Any
+
+import attrs
+import httpx
+import pytest
+import trio
+import trio.testing
+
+import cortex
+from cortex.errors import ConfigError
+from cortex.transport import Transport, tls_context
+
+x509 = pytest.importorskip("cryptography.x509")
+from cryptography.hazmat.primitives import hashes, serialization  # noqa: E402 - only where it is
+from cryptography.hazmat.primitives.asymmetric import ec  # noqa: E402
+
+PASSWORD = "pass-of-the-key"
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nsafe"
+
+
+# ------------------------------------------------------------------------------------------------ certificates
+
+
+@attrs.frozen
+class Authority:
+    """One who signs, and the folder where everything is written as PEM files."""
+
+    folder: Path
+    key: Any = attrs.field(factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+
+    @property
+    def file(self) -> str:
+        return str(self.folder / "ca.pem")
+
+    def __attrs_post_init__(self) -> None:
+        self.folder.mkdir()
+        Path(self.file).write_bytes(self._pem(self._signed("ca", self.key, [], 1, authority=True)))
+
+    def certificate(self, name: str, *, host: str = "127.0.0.1", days: int = 1) -> tuple[str, str]:
+        """The files of a new certificate and of its key; `days` until it ends, which may be past."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        try:
+            who: Any = x509.IPAddress(ipaddress.ip_address(host))
+        except ValueError:
+            who = x509.DNSName(host)
+        files = str(self.folder / f"{name}.pem"), str(self.folder / f"{name}.key")
+        Path(files[0]).write_bytes(self._pem(self._signed(name, key, [who], days)))
+        Path(files[1]).write_bytes(self.private(key))
+        return files
+
+    @staticmethod
+    def private(key: Any, password: str = "") -> bytes:
+        sealed = serialization.BestAvailableEncryption(password.encode()) if password else serialization.NoEncryption()
+        return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, sealed)
+
+    @staticmethod
+    def _pem(certificate: Any) -> bytes:
+        return certificate.public_bytes(serialization.Encoding.PEM)
+
+    def _signed(self, name: str, key: Any, hosts: list[Any], days: int, authority: bool = False) -> Any:
+        def named(what: str) -> Any:
+            return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, what)])
+
+        now = datetime.datetime.now(datetime.UTC)
+        key_id = x509.SubjectKeyIdentifier.from_public_key
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(named(name))
+            .issuer_name(named("ca"))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=10))
+            .not_valid_after(now + datetime.timedelta(days=days))
+            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+            .add_extension(key_id(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
+        )
+        if hosts:
+            builder = builder.add_extension(x509.SubjectAlternativeName(hosts), critical=False)
+        return builder.sign(self.key, hashes.SHA256())
+
+
+@pytest.fixture(scope="module")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls") / "ca")
+
+
+@pytest.fixture(scope="module")
+def good(ca: Authority) -> tuple[str, str]:
+    return ca.certificate("good")
+
+
+@pytest.fixture(scope="module")
+def client(ca: Authority) -> tuple[str, str]:
+    return ca.certificate("client", host="client.example")
+
+
+@pytest.fixture
+def secured(heard: Any) -> Any:
+    """`secured(files, client_ca=None, reply=OK, then="polite")`: a handler that answers over TLS until it is left."""
+
+    def make(
+        files: tuple[str, str], client_ca: str | None = None, reply: bytes = OK, then: str = "on", **more: Any
+    ) -> Any:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*files)
+        if client_ca is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(client_ca)
+        for name, value in more.items():
+            setattr(context, name, value) if name != "alpn" else context.set_alpn_protocols(value)
+
+        async def handler(stream: trio.SocketStream) -> None:
+            secure = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+            await secure.do_handshake()
+            handler.seen.append(secure)  # type: ignore[attr-defined]
+            while await heard(secure):
+                await secure.send_all(reply)
+                if then == "polite":
+                    await secure.aclose()
+                if then != "on":
+                    return
+
+        handler.seen = []  # type: ignore[attr-defined]
+        return handler
+
+    return make
+
+
+@pytest.fixture
+def openssl() -> Any:
+    """`openssl(files, client_ca=None, version=None)`: a handler by OpenSSL alone, which says what it dislikes."""
+
+    def make(files: tuple[str, str], client_ca: str | None = None, version: Any = None) -> Any:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*files)
+        if client_ca is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(client_ca)
+        if version is not None:
+            context.minimum_version = context.maximum_version = version
+
+        def answer(fd: int) -> None:
+            plain = socket.socket(fileno=fd)
+            plain.settimeout(2)
+            with context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False) as secure:
+                try:
+                    secure.do_handshake()
+                    while secure.recv(65536):
+                        secure.sendall(OK)
+                except ssl.SSLError:
+                    secure.shutdown(socket.SHUT_WR)
+                    while socket.socket.recv(secure, 65536):
+                        pass  # else the system says "reset", and what TLS said is lost
+
+        async def handler(stream: trio.SocketStream) -> None:
+            await trio.to_thread.run_sync(answer, os.dup(stream.socket.fileno()))
+
+        return handler
+
+    return make
+
+
+def why(got: Any) -> str:
+    assert got.failure is httpx.ConnectError, got
+    assert (got.error.phase, got.error.reused) == ("not_sent", False)
+    return str(got.error)
+
+
+# ------------------------------------------------------------------------------------------------ whom to trust
+
+
+async def test_one_who_is_trusted(ca: Authority, good: Any, secured: Any, serve: Any, ask: Any) -> None:
+    handler = secured(good)
+    url = await serve(handler, "https")
+    own = ssl.create_default_context(cafile=ca.file)
+    for verify in (ca.file, own, False):
+        async with Transport(verify=verify) as transport:
+            for _ in range(2):
+                assert (await ask(transport, url)).body == b"safe"
+    assert len(handler.seen) == 3  # each served twice
+
+
+async def test_a_folder_of_authorities(ca: Authority, good: Any, secured: Any, serve: Any, ask: Any) -> None:
+    """Named by the hash of their subject, as OpenSSL wants it."""
+    folder = ca.folder / "folder"
+    folder.mkdir()
+    digest = shutil.which("openssl")
+    if digest is None:
+        pytest.skip("no openssl here to tell the name that the file must have")
+    told = await trio.run_process([digest, "x509", "-hash", "-noout", "-in", ca.file], capture_stdout=True)
+    shutil.copy(ca.file, folder / f"{told.stdout.decode().strip()}.0")
+    url = await serve(secured(good), "https")
+    async with Transport(verify=str(folder)) as transport:
+        assert (await ask(transport, url)).body == b"safe"
+
+
+async def test_t1_an_authority_that_nobody_knows(good: Any, secured: Any, serve: Any, ask: Any) -> None:
+    url = await serve(secured(good), "https")
+    assert "unable to get local issuer certificate" in why(await ask(Transport(), url))
+
+
+async def test_t2_a_certificate_of_another_host(ca: Authority, secured: Any, serve: Any, ask: Any) -> None:
+    url = await serve(secured(ca.certificate("other", host="other.example")), "https")
+    assert "IP address mismatch, certificate is not valid for '127.0.0.1'" in why(
+        await ask(Transport(verify=ca.file), url)
+    )
+    by_name = url.replace("127.0.0.1", "localhost")
+    assert "Hostname mismatch, certificate is not valid for 'localhost'" in why(
+        await ask(Transport(verify=ca.file), by_name)
+    )
+    async with Transport(verify=False) as transport:
+        assert (await ask(transport, url)).body == b"safe"
+
+
+async def test_t3_a_certificate_that_has_expired(ca: Authority, secured: Any, serve: Any, ask: Any) -> None:
+    url = await serve(secured(ca.certificate("expired", days=-1)), "https")
+    assert "certificate has expired" in why(await ask(Transport(verify=ca.file), url))
+
+
+async def test_an_authority_that_is_renewed_on_disk_is_trusted_without_a_restart(
+    ca: Authority, good: Any, secured: Any, serve: Any, ask: Any, tmp_path: Path
+) -> None:
+    old = Authority(tmp_path / "old")
+    file = tmp_path / "bundle.pem"
+    shutil.copy(old.file, file)
+    url = await serve(secured(good), "https")
+    async with Transport(verify=str(file)) as transport:
+        assert "certificate verify failed" in why(await ask(transport, url))
+        shutil.copy(ca.file, file)
+        os.utime(file, ns=(1, 1))  # whatever the clock of the file system
+        assert (await ask(transport, url)).body == b"safe"
+
+
+async def test_a_bundle_that_is_gone_is_told_and_found_again(
+    ca: Authority, good: Any, secured: Any, serve: Any, ask: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "bundle.pem"
+    url = await serve(secured(good), "https")
+    async with Transport(verify=str(file)) as transport:
+        assert "No such file" in why(await ask(transport, url))
+        shutil.copy(ca.file, file)
+        assert (await ask(transport, url)).body == b"safe"
+
+
+# ------------------------------------------------------------------------------------------------ one's own certificate
+
+
+@pytest.fixture(scope="module")
+def forms(client: tuple[str, str], ca: Authority) -> dict[str, Any]:
+    """The ways to give it."""
+    both = ca.folder / "both.pem"
+    both.write_bytes(b"".join(Path(file).read_bytes() for file in client))
+    sealed = ca.folder / "sealed.key"
+    key = serialization.load_pem_private_key(Path(client[1]).read_bytes(), None)
+    sealed.write_bytes(ca.private(key, PASSWORD))
+    return {
+        "one file": str(both),
+        "a pair": client,
+        "with a password": (client[0], str(sealed), PASSWORD),
+        "sealed": (client[0], str(sealed)),
+        "a wrong password": (client[0], str(sealed), "wrong-secret"),
+        "no key": client[0],
+        "another's key": (client[0], str(ca.folder / "good.key")),
+    }
+
+
+@pytest.mark.parametrize("form", ["one file", "a pair", "with a password"])
+async def test_it_is_shown_where_it_is_asked_for(
+    form: str, forms: Any, ca: Authority, good: Any, secured: Any, serve: Any, ask: Any
+) -> None:
+    handler = secured(good, client_ca=ca.file)
+    url = await serve(handler, "https")
+    async with Transport(verify=ca.file, cert=forms[form]) as transport:
+        assert (await ask(transport, url)).body == b"safe"
+    assert handler.seen[0].getpeercert()["subjectAltName"] == (("DNS", "client.example"),)
+
+
+@pytest.mark.parametrize("form", ["sealed", "a wrong password", "no key", "another's key"])
+async def test_one_that_cannot_be_read_is_an_error_and_nobody_is_asked_for_a_password(
+    form: str, forms: Any, ca: Authority, good: Any, secured: Any, serve: Any, ask: Any
+) -> None:
+    url = await serve(secured(good, client_ca=ca.file), "https")
+    with trio.fail_after(2):
+        message = why(await ask(Transport(verify=ca.file, cert=forms[form]), url))
+    assert message
+    assert PASSWORD not in message
+    assert "wrong-secret" not in message
+
+
+each_version = pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+
+
+@each_version
+async def test_none_is_shown_where_one_is_asked_for(
+    version: Any, ca: Authority, good: Any, openssl: Any, serve: Any, ask: Any
+) -> None:
+    """In TLS 1.3 the handshake is over when the server dislikes it: the first read tells."""
+    url = await serve(openssl(good, ca.file, version), "https")
+    got = await ask(Transport(verify=ca.file), url)
+    assert got.failure is (httpx.ConnectError if version is ssl.TLSVersion.TLSv1_2 else httpx.ReadError)
+    assert "alert" in str(got.error)
+
+
+@each_version
+async def test_one_that_is_renewed_on_disk_is_shown_without_a_restart(
+    version: Any, ca: Authority, good: Any, client: Any, openssl: Any, serve: Any, ask: Any, tmp_path: Path
+) -> None:
+    old = Authority(tmp_path / "old").certificate("client")
+    files = str(tmp_path / "my.pem"), str(tmp_path / "my.key")
+    for source, file in zip(old, files, strict=True):
+        shutil.copy(source, file)
+    url = await serve(openssl(good, ca.file, version), "https")
+    async with Transport(verify=ca.file, cert=files) as transport:
+        assert "alert" in str((await ask(transport, url)).error)
+        for source, file in zip(client, files, strict=True):
+            shutil.copy(source, file)
+            os.utime(file, ns=(1, 1))
+        assert (await ask(transport, url)).body == b"safe"
+
+
+# ------------------------------------------------------------------------------------------------ the connection
+
+
+@pytest.mark.parametrize(
+    ("theirs", "chosen"), [(["h2", "http/1.1"], "http/1.1"), (["h2"], None), ([], None)], ids=["both", "h2", "none"]
+)
+async def test_http_1_1_is_all_that_is_offered(
+    theirs: list[str], chosen: str | None, ca: Authority, good: Any, secured: Any, serve: Any, ask: Any
+) -> None:
+    handler = secured(good, **({"alpn": theirs} if theirs else {}))
+    url = await serve(handler, "https")
+    async with Transport(verify=ca.file) as transport:
+        assert (await ask(transport, url)).body == b"safe"
+    assert handler.seen[0].selected_alpn_protocol() == chosen
+
+
+async def test_the_name_that_is_asked_for_is_that_of_the_address(
+    ca: Authority, good: Any, secured: Any, serve: Any, ask: Any
+) -> None:
+    names: list[str | None] = []
+    handler = secured(good, sni_callback=lambda _stream, name, _context: names.append(name))
+    url = await serve(handler, "https")
+    async with Transport(verify=False) as transport:
+        await ask(transport, url.replace("127.0.0.1", "localhost"))
+        await ask(transport, url)
+    assert names == ["localhost", None]  # RFC 6066, section 3: an address is no name
+
+
+ENDS = {
+    "a length": (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf", httpx.RemoteProtocolError),
+    "chunks": (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n", httpx.RemoteProtocolError),
+    "neither": (b"HTTP/1.1 200 OK\r\n\r\nhalf", None),
+}
+
+
+@pytest.mark.parametrize("then", ["polite", "rude"])
+@pytest.mark.parametrize("framing", ENDS)
+async def test_t7_a_connection_that_is_closed_with_or_without_the_closing_words_of_tls(
+    framing: str, then: str, ca: Authority, good: Any, secured: Any, serve: Any, ask: Any
+) -> None:
+    """Most servers leave them away, so where nothing else tells the end a reply that was cut off looks whole: streams
+    have a last event, and JSON a last brace."""
+    reply, failure = ENDS[framing]
+    url = await serve(secured(good, reply=reply, then=then), "https")
+    async with Transport(verify=ca.file) as transport:
+        got = await ask(transport, url)
+    assert (got.body, got.failure) == (b"half", failure)
+
+
+@each_version
+@pytest.mark.parametrize("together", [True, False])
+async def test_what_follows_a_reply_is_never_taken_for_the_next(
+    together: bool, version: Any, ca: Authority, good: Any, heard: Any, serve: Any, ask: Any
+) -> None:
+    """Records that have come with the reply wait inside of TLS, where the socket does not show them."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*good)
+    context.maximum_version = version
+    connections = []
+
+    async def handler(stream: trio.SocketStream) -> None:
+        held = Held(stream)
+        secure = trio.SSLStream(held, context, server_side=True, https_compatible=True)
+        connections.append(stream)
+        await heard(secure)
+        if len(connections) == 1:
+            held.holding = together
+            await secure.send_all(OK)
+            await secure.send_all(OK.replace(b"safe", b"evil"))
+            await held.flush()
+            await heard(secure)
+        await secure.send_all(OK.replace(b"safe", b"good"))
+
+    url = await serve(handler, "https")
+    async with Transport(verify=ca.file) as transport:
+        assert (await ask(transport, url)).body == b"safe"
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await ask(transport, url)).body == b"good"
+    assert len(connections) == 2
+
+
+class Held(trio.abc.Stream):
+    """A stream that keeps what is sent, if it shall, until it is flushed: then all comes in one piece."""
+
+    def __init__(self, inner: trio.SocketStream) -> None:
+        self.holding = False
+        self._inner = inner
+        self._held = b""
+
+    async def send_all(self, data: Any) -> None:
+        self._held += bytes(data)
+        if not self.holding:
+            await self.flush()
+
+    async def flush(self) -> None:
+        held, self._held = self._held, b""
+        await self._inner.send_all(held)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._inner.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return bytes(await self._inner.receive_some(max_bytes))
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+async def test_a_server_of_another_version(ca: Authority, good: Any, openssl: Any, serve: Any, ask: Any) -> None:
+    url = await serve(openssl(good, version=ssl.TLSVersion.TLSv1_2), "https")
+    own = tls_context(ca.file)
+    async with Transport(verify=own) as transport:
+        assert (await ask(transport, url)).body == b"safe"
+    own = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    own.load_verify_locations(ca.file)
+    own.minimum_version = ssl.TLSVersion.TLSv1_3
+    assert "alert protocol version" in why(await ask(Transport(verify=own), url))
+
+
+async def test_reading_the_certificates_takes_its_time_in_a_thread_and_is_not_forgotten_by_a_cancel(
+    ca: Authority, good: Any, secured: Any, serve: Any, ask: Any
+) -> None:
+    url = await serve(secured(good), "https")
+    async with Transport(verify=ca.file) as transport:
+        for _ in range(20):
+            with trio.move_on_after(0.0005):
+                await ask(transport, url)
+        assert (await ask(transport, url)).body == b"safe"
+
+
+# ------------------------------------------------------------------------------------------------ configuration
+
+
+def refused(**config: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        cortex.Engine({"openai": {"api_key": "the-api-key", **config}}, worker_model="gpt-4o-mini")
+    assert "the-api-key" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["api.example.com/v1", "ftp://api.example.com", "https://", "https:///v1", "//x/v1"])
+def test_a_base_url_that_is_none(url: str) -> None:
+    assert refused(base_url=url).startswith("providers.openai.base_url: ")
+
+
+@pytest.mark.parametrize("url", ["https://me:pass-word@api.example.com/v1", "https://tok-en@api.example.com/v1"])
+def test_credentials_in_the_base_url(url: str) -> None:
+    message = refused(base_url=url)
+    assert message.startswith("providers.openai.base_url: holds credentials")
+    assert "pass-word" not in message
+    assert "tok-en" not in message
+
+
+def test_authorities_that_do_not_exist(tmp_path: Path, ca: Authority, client: Any) -> None:
+    assert refused(verify=str(tmp_path / "none.pem")).startswith("providers.openai.verify: cannot be used")
+    empty = tmp_path / "empty.pem"
+    empty.write_text("")
+    assert refused(verify=str(empty)).startswith("providers.openai.verify: cannot be used")
+    assert refused(cert=str(tmp_path / "none.pem")).startswith("providers.openai.cert: cannot be used")
+    assert refused(cert=(client[0], str(tmp_path / "none.key"))).startswith("providers.openai.cert: cannot be used")
+
+
+@pytest.mark.parametrize("form", ["sealed", "a wrong password", "no key", "another's key"])
+def test_a_certificate_that_does_not_fit(form: str, forms: Any) -> None:
+    message = refused(cert=forms[form])
+    assert message.startswith("providers.openai.cert: cannot be used: ")
+    assert "wrong-secret" not in message
+
+
+@pytest.mark.parametrize("form", ["one file", "a pair", "with a password"])
+def test_a_certificate_that_fits(form: str, forms: Any, ca: Authority) -> None:
+    provider = {"api_key": "k", "verify": ca.file, "cert": forms[form]}
+    engine = cortex.Engine({"openai": provider}, worker_model="gpt-4o-mini")
+    assert PASSWORD not in repr(engine)
+    assert PASSWORD not in repr(engine.settings)
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    ["ftp://me:pass-word@proxy:3128", "proxy.example:3128", "http://", "http://me:pass-word@:1", "socks4://p:1"],
+)
+def test_a_proxy_that_is_none(proxy: str) -> None:
+    message = refused(proxy=proxy)
+    assert message.startswith("providers.openai.proxy: ")
+    assert "pass-word" not in message
+
+
+def test_a_proxy_that_needs_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cortex.clients.find_spec", lambda _name: None)
+    message = refused(proxy="socks5://me:pass-word@proxy:1080")
+    assert message.startswith("providers.openai.proxy: a SOCKS proxy needs another package")
+    assert "pass-word" not in message
