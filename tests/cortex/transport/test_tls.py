@@ -438,6 +438,24 @@ class Held(trio.abc.Stream):
         await self._inner.aclose()
 
 
+async def test_c16_an_early_refusal_is_told_over_tls(ca: Authority, good: Any, serve: Any, ask: Any) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*good)
+
+    async def handler(stream: trio.SocketStream) -> None:
+        secure = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += await secure.receive_some(10_000)
+        await secure.send_all(b"HTTP/1.1 413 No\r\nconnection: close\r\ncontent-length: 9\r\n\r\ntoo large")
+        await trio.sleep(0.02)
+
+    url = await serve(handler, "https")
+    with trio.fail_after(2):
+        got = await ask(Transport(verify=ca.file), url, "POST", content=b"x" * 50_000_000)
+    assert (got.status, got.body, got.failure) == (413, b"too large", None)
+
+
 async def test_a_server_of_another_version(ca: Authority, good: Any, openssl: Any, serve: Any, ask: Any) -> None:
     url = await serve(openssl(good, version=ssl.TLSVersion.TLSv1_2), "https")
     own = tls_context(ca.file)
