@@ -50,18 +50,19 @@ class Exchanged:
     first_token: float | None = None
 
 
-_address = lru_cache(maxsize=256)(httpx.URL)
-"""Parsing one takes longer than all our choosing; a provider has a handful."""
+@lru_cache(maxsize=256)
+def _address(url: str) -> tuple[httpx.URL, tuple[str, str]]:
+    """The address, and the header that names its host. Parsing takes longer than all our choosing, and a provider has a
+    handful of them."""
+    parsed = httpx.URL(url)
+    return parsed, ("host", parsed.netloc.decode("ascii"))
 
 
-class _Payload(httpx.AsyncByteStream):
+class _Payload(httpx.ByteStream):
     """A request's body whose iteration is no generator: httpcore leaves it open where a server hangs up early."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
     def __aiter__(self) -> AsyncIterator[bytes]:
-        return _Once(self._data)
+        return _Once(b"".join(self))
 
 
 @attrs.define
@@ -86,11 +87,13 @@ async def exchange(
     Never raises for what the other side does; `trio.Cancelled` passes.
     """
     progress = Progress()
+    url, host = _address(call.url)
+    size = [("content-length", str(len(call.body)))] if call.body else []
     request = httpx.Request(
         call.method,
-        _address(call.url),
-        headers=list(call.headers),
-        content=call.body or None,
+        url,
+        headers=[host, *call.headers, *size],
+        stream=_Payload(call.body),
         extensions={
             "trace": progress,
             # Reading has no timer there: the scopes below are. Waiting for a connection ends first: it blames nobody.
@@ -101,7 +104,6 @@ async def exchange(
             },
         },
     )
-    request.stream = _Payload(call.body)
     reader = _Reader(wire, target, timers, progress)
     try:
         if emit is None:

@@ -234,6 +234,8 @@ def _head(request: httpx.Request) -> h11.Request:
 
 
 def _body(request: httpx.Request) -> Body:
+    if isinstance(request.stream, httpx.ByteStream):
+        return b"".join(request.stream)
     try:
         return request.content
     except httpx.RequestNotRead:
