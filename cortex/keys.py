@@ -92,6 +92,8 @@ class Keys:
 
 def _checked(key: object) -> str | Failure:
     """A key goes into a header: one line of visible ASCII."""
+    if isinstance(key, Failure):  # Google's credentials know better than we why there is none
+        return key
     if not isinstance(key, str):
         return _failed(f"the api_key function gave {checks.kind(key)} instead of a text")
     plain = key.strip()
