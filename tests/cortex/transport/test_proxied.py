@@ -1,0 +1,186 @@
+"""Through a proxy httpx's own transport carries the requests, behind a bound of our own."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import httpx
+import pytest
+import trio
+import trio.testing
+
+from cortex.clients import Proxied, new_client
+from cortex.vendors import ProviderConfig, provider
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+def config(url: str, proxy: str) -> ProviderConfig:
+    return provider("openai", {"api_key": "k", "base_url": url, "proxy": proxy}, {})
+
+
+class ForwardProxy:
+    """Passes each request on to the server it names, and everything between the two, until one of them leaves."""
+
+    def __init__(self, heard: Any) -> None:
+        self.lines: list[bytes] = []
+        self.heads: list[bytes] = []
+        self.open = 0
+        self.most = 0
+        self._heard = heard
+
+    async def __call__(self, client: trio.SocketStream) -> None:
+        self.open += 1
+        self.most = max(self.most, self.open)
+        try:
+            while (request := await self._heard(client)) is not None:
+                head, body = request
+                line, _, rest = head.partition(b"\r\n")
+                self.lines.append(line)
+                self.heads.append(head)
+                method, address, version = line.split(b" ")
+                url = httpx.URL(address.decode())
+                server = await trio.open_tcp_stream(url.host, url.port or 80)
+                async with server:
+                    path = b" ".join([method, url.raw_path, version])
+                    await server.send_all(path + b"\r\n" + rest + b"\r\nconnection: close\r\n\r\n" + body)
+                    async for data in server:
+                        await client.send_all(data)
+        finally:
+            self.open -= 1
+
+
+@pytest.fixture
+def forward(heard: Any) -> ForwardProxy:
+    return ForwardProxy(heard)
+
+
+class Gate:
+    """A server that answers when it is let to, once to each connection."""
+
+    def __init__(self, heard: Any) -> None:
+        self.let = trio.Event()
+        self.asked = 0
+        self._heard = heard
+
+    async def __call__(self, stream: trio.SocketStream) -> None:
+        await self._heard(stream)
+        self.asked += 1
+        await self.let.wait()
+        await stream.send_all(OK)
+
+
+@pytest.fixture
+def gate(heard: Any) -> Gate:
+    return Gate(heard)
+
+
+async def test_a_request_is_carried_by_the_proxy(forward: ForwardProxy, gate: Gate, serve: Any, ask: Any) -> None:
+    gate.let.set()
+    url, proxy = await serve(gate), await serve(forward)
+    async with await new_client(config(url, proxy)) as transport:
+        got = await ask(transport, f"{url}/v1/chat?a=b", "POST", content=b"hello")
+    assert (got.status, got.body) == (200, b"ok")
+    assert forward.lines == [b"POST %s/v1/chat?a=b HTTP/1.1" % url.encode()]
+
+
+async def test_the_proxys_password_is_for_the_proxy_and_for_nobodys_eyes(
+    forward: ForwardProxy, gate: Gate, serve: Any, ask: Any
+) -> None:
+    gate.let.set()
+    url, proxy = await serve(gate), await serve(forward)
+    secret = proxy.replace("http://", "http://me:pass-word@")
+    async with await new_client(config(url, secret)) as transport:
+        await ask(transport, url)
+        assert b"Proxy-Authorization: Basic bWU6cGFzcy13b3Jk" in forward.heads[0]
+        assert "pass-word" not in repr(config(url, secret)) + repr(transport)
+
+
+async def test_a_proxy_that_is_not_there(serve: Any, ask: Any) -> None:
+    closed = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = closed[0].socket.getsockname()[1]
+    await closed[0].aclose()
+    async with await new_client(config("http://server.example/v1", f"http://me:pass-word@127.0.0.1:{port}")) as client:
+        got = await ask(client, "http://server.example/v1")
+    assert got.failure is httpx.ConnectError
+    assert "pass-word" not in str(got.error)
+
+
+async def test_a_proxy_that_refuses_to_tunnel(serve: Any, heard: Any, ask: Any) -> None:
+    async def handler(stream: trio.SocketStream) -> None:
+        await heard(stream)
+        await stream.send_all(b"HTTP/1.1 407 Who are you\r\ncontent-length: 0\r\n\r\n")
+
+    async with await new_client(config("https://server.example/v1", await serve(handler))) as client:
+        got = await ask(client, "https://server.example/v1")
+    assert got.failure is httpx.ProxyError
+    assert "407" in str(got.error)
+
+
+async def test_the_bound_holds(forward: ForwardProxy, gate: Gate, serve: Any, ask: Any) -> None:
+    url, proxy = await serve(gate), await serve(forward)
+    inner = httpx.AsyncHTTPTransport(verify=False, trust_env=False, proxy=proxy, limits=httpx.Limits())
+    statuses: list[int | None] = []
+
+    async def call() -> None:
+        statuses.append((await ask(transport, url)).status)
+
+    async with Proxied(inner, 3) as transport, trio.open_nursery() as nursery:
+        for _ in range(12):
+            nursery.start_soon(call)
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        assert (forward.most, gate.asked) == (3, 3)
+        gate.let.set()
+    assert statuses == [200] * 12
+    assert forward.most == 3
+
+
+async def test_a_wait_that_takes_too_long(forward: ForwardProxy, gate: Gate, serve: Any, ask: Any) -> None:
+    url, proxy = await serve(gate), await serve(forward)
+    inner = httpx.AsyncHTTPTransport(verify=False, trust_env=False, proxy=proxy)
+    async with Proxied(inner, 1) as transport, trio.open_nursery() as nursery:
+        nursery.start_soon(partial(ask, transport, url))
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        got = await ask(transport, url, timeout={"pool": 0.02})
+        assert got.failure is httpx.PoolTimeout
+        assert str(got.error) == "all 1 connections were in use for 0.02 s"
+        gate.let.set()
+
+
+@pytest.mark.parametrize("when", ["waiting for a slot", "waiting for the answer"])
+async def test_a_call_that_is_cancelled_leaves_no_slot_taken(
+    when: str, forward: ForwardProxy, gate: Gate, serve: Any, ask: Any
+) -> None:
+    url, proxy = await serve(gate), await serve(forward)
+    inner = httpx.AsyncHTTPTransport(verify=False, trust_env=False, proxy=proxy)
+    async with Proxied(inner, 2) as transport:
+        async with trio.open_nursery() as held:
+            if when == "waiting for a slot":
+                for _ in range(2):
+                    held.start_soon(partial(ask, transport, url))
+                await trio.testing.wait_all_tasks_blocked(0.02)
+            for _ in range(5):
+                with trio.move_on_after(0.02) as scope:
+                    await ask(transport, url, timeout={})
+                assert scope.cancelled_caught
+            gate.let.set()
+        assert [(await ask(transport, url)).status for _ in range(3)] == [200] * 3
+        with trio.fail_after(1):
+            await transport._slots.acquire()
+            await transport._slots.acquire()  # both are free
+
+
+async def test_a_reply_gives_its_slot_back_once_however_often_it_is_closed(
+    forward: ForwardProxy, gate: Gate, serve: Any
+) -> None:
+    gate.let.set()
+    url, proxy = await serve(gate), await serve(forward)
+    inner = httpx.AsyncHTTPTransport(verify=False, trust_env=False, proxy=proxy)
+    async with Proxied(inner, 1) as transport:
+        for _ in range(3):
+            response = await transport.handle_async_request(httpx.Request("GET", url))
+            await response.aclose()
+            await response.aclose()
+            await response.stream.aclose()  # type: ignore[union-attr]
+        assert transport._slots.value == 1
