@@ -5,6 +5,7 @@
     run      CPU of `session.run` under trio / a bare `httpx.AsyncClient` call, one in flight; the client's thread alone
     import   wall time of `import cortex`, and of that with its engine (the package loads its rooms when they are first
              used), / of importing trio, httpx and attrs; in fresh interpreters with compiled files
+    runs     10,000 runs of one engine: tasks, threads, descriptors and memory after / before
     drops    1,000 engines made and dropped: tasks, threads, descriptors and memory before and after
 
 These machines are noisy: baseline and subject alternate in rounds, and the median of the rounds counts.
@@ -32,9 +33,11 @@ from cortex.testing import FaultWall, Reply
 
 def engine_on(wall: FaultWall) -> cortex.Engine:
     """One provider, one model: what is measured is the way, not the choice."""
-    return cortex.Engine(
-        providers={"openai": {"api_key": "sk-bench", "base_url": wall["openai"].base_url}}, worker_model="gpt-4o"
-    )
+    return engine_at(wall["openai"].base_url)
+
+
+def engine_at(base_url: str) -> cortex.Engine:
+    return cortex.Engine(providers={"openai": {"api_key": "sk-bench", "base_url": base_url}}, worker_model="gpt-4o")
 
 
 async def cpu_of(work: Callable[[], Awaitable[object]], calls: int) -> float:
@@ -57,13 +60,17 @@ async def bench_run(wall: FaultWall, rounds: int, calls: int) -> dict[str, float
             reply = await client.post(url, json=body, headers={"authorization": "Bearer sk-bench"})
             assert reply.json()["choices"][0]["message"]["content"] == "hi"
 
+        sessions: list[cortex.Session] = []
+
         async def run_routed() -> None:
-            response = await agent.start_session().run("hello")
+            response = await sessions.pop().run("hello")
             assert response.content == "hi"
 
+        sessions += [agent.start_session() for _ in range(calls)]
         await cpu_of(run_bare, calls)
         await cpu_of(run_routed, calls)
         for _ in range(rounds):
+            sessions += [agent.start_session() for _ in range(calls)]
             bare.append(await cpu_of(run_bare, calls))
             routed.append(await cpu_of(run_routed, calls))
     ratio = statistics.median(b / a for a, b in zip(bare, routed, strict=True))
@@ -100,6 +107,40 @@ def _import_time(statement: str) -> float:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
     return float(done.stdout)
+
+
+WALL = """
+import sys
+from cortex.testing import FaultWall, Reply
+with FaultWall() as wall:
+    provider = wall.add("openai")
+    provider.always(Reply("hi"))
+    print(provider.base_url, flush=True)
+    sys.stdin.read()
+"""
+
+
+def bench_runs(runs: int) -> dict[str, float]:
+    """Many runs of one engine. The wall has a process of its own: it keeps a log of what it received."""
+    with subprocess.Popen([sys.executable, "-c", WALL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as it:
+        assert it.stdout is not None
+        assert it.stdin is not None
+        figures = trio.run(_many_runs, it.stdout.readline().strip(), runs)
+        it.stdin.close()
+    return figures
+
+
+async def _many_runs(base_url: str, runs: int) -> dict[str, float]:
+    async with engine_at(base_url) as engine:
+        agent = engine.create_agent(name="bench")
+        for _ in range(1000):
+            await agent.start_session().run("hello")
+        before = _footprint() | {"tasks": trio.lowlevel.current_statistics().tasks_living}
+        for _ in range(runs):
+            await agent.start_session().run("hello")
+        gc.collect()
+        after = _footprint() | {"tasks": trio.lowlevel.current_statistics().tasks_living}
+    return {name: after[name] - before[name] for name in before}
 
 
 def bench_drops(wall: FaultWall, engines: int) -> dict[str, float]:
@@ -148,6 +189,7 @@ def main() -> None:
         results = {
             "run": trio.run(bench_run, wall, options.rounds, options.calls),
             "import": bench_import(options.rounds),
+            "runs": bench_runs(10_000),
             "drops": bench_drops(wall, 1000),
         }
     if options.json:
