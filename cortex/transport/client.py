@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias
 
@@ -56,6 +57,7 @@ class Transport(httpx.AsyncBaseTransport):
         self._connect = connect or TcpConnect()
         self._origins: dict[Origin, Slots[Connection]] = {}
         self._swept = 0.0
+        self._drift = float("inf")
         self._closed = False
 
     def __repr__(self) -> str:
@@ -105,11 +107,20 @@ class Transport(httpx.AsyncBaseTransport):
     def _slots_of(self, origin: Origin) -> Slots[Connection]:
         if self._closed:
             raise httpx.LocalProtocolError("this transport is closed")
+        self._wake()
         self._sweep(trio.current_time())
         slots = self._origins.get(origin)
         if slots is None:
             slots = self._origins[origin] = Slots(self._max_connections, self._expiry)
         return slots
+
+    def _wake(self) -> None:
+        """Close what slept along with the machine: peers gave it up long ago, while the loop's clock stood still."""
+        drift = time.time() - trio.current_time()
+        if drift - self._drift > self._expiry:
+            for slots in self._origins.values():
+                slots.close_idle()
+        self._drift = drift
 
     def _sweep(self, now: float) -> None:
         """Now and then, close what grew old at origins that nobody comes back to."""
@@ -128,7 +139,7 @@ class Transport(httpx.AsyncBaseTransport):
 
     def _leave(self, origin: Origin, slots: Slots[Connection], connection: Connection | None, good: bool) -> None:
         """Give the slot back, and the connection with it if it can serve again."""
-        if connection is not None and (not good or self._closed or not connection.rewind()):
+        if connection is not None and not (good and connection.rewind()):
             connection.close()
             connection = None
         slots.give(connection, trio.current_time())
@@ -221,7 +232,7 @@ def _origin(url: httpx.URL) -> Origin:
     host = url.raw_host.decode("ascii")
     if url.scheme not in _PORTS or not host:
         raise httpx.UnsupportedProtocol(f"{url.scheme!r} is no scheme of this transport: use http or https, and a host")
-    return url.scheme, host, url.port or _PORTS[url.scheme]
+    return url.scheme, host, _PORTS[url.scheme] if url.port is None else url.port
 
 
 def _head(request: httpx.Request) -> h11.Request:
