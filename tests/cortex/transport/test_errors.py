@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+import trio.lowlevel
 
 from cortex.transport import Progress, Transport
 from cortex.transport.dial import TcpConnect
@@ -126,6 +127,32 @@ async def test_a_silence_before_the_reply(body: bytes, serve: Any, heard: Any, a
     got = await ask(Transport(), await serve(handler), "POST", content=body, timeout={"read": 0.05})
     assert told(got) == (httpx.ReadTimeout, "sent", False)
     assert str(got.error) == "the server said nothing for 0.05 s"
+
+
+@pytest.mark.parametrize("size", [0, 5, 200_000])
+async def test_a_server_that_said_why_before_it_broke_off_is_heard(size: int, peers: Any, ask: Any) -> None:
+    """Sending fails, and yet there is something to be read."""
+
+    class Deaf(type(peers)):  # type: ignore[misc]
+        async def __call__(self, host: str, port: int) -> Any:
+            link = await super().__call__(host, port)
+
+            async def send_all(_data: Any) -> None:
+                await trio.lowlevel.checkpoint()
+                raise trio.BrokenResourceError from BrokenPipeError(32, "Broken pipe")
+
+            link.stream.send_all = send_all
+            if says:
+                link.stream.say(b"HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nbusy")
+            link.stream.leave()
+            return link
+
+    for says in (True, False):
+        got = await ask(Deaf().transport(), "http://server/", "POST", content=b"x" * size)
+        if says:
+            assert (got.status, got.body, got.failure) == (503, b"busy", None)
+        else:
+            assert told(got) == (httpx.RemoteProtocolError, "sent", False)
 
 
 # ------------------------------------------------------------------------------------------------ in the body

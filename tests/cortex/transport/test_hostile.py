@@ -63,7 +63,7 @@ async def test_what_is_no_reply_is_refused(
 
     url = await serve(handler)
     started = trio.current_time()
-    got = await ask(Transport(), url, timeout=0.3)
+    got = await ask(Transport(), url, timeout=0.15)
     assert trio.current_time() - started < SOON
     waits = hangs and name in (
         "a banner",

@@ -54,6 +54,17 @@ async def test_an_idle_one_is_kept_for_its_time_and_no_longer(peers: Any, ask: A
         assert peers.alive == 1
 
 
+async def test_one_that_is_too_old_is_not_used_though_it_was_not_swept_away_yet(
+    peers: Any, ask: Any, autojump_clock: Any
+) -> None:
+    """What nobody asks for is looked at once in the time that it is kept; what is taken, each time."""
+    transport = peers.transport(keepalive_expiry=5.0)
+    for second, url, opened in ((4.0, URL, 1), (5.0, "http://other/", 2), (9.5, URL, 3)):
+        await trio.sleep(second - trio.current_time())
+        await ask(transport, url)
+        assert len(peers.opened) == opened
+
+
 async def test_those_that_grow_old_at_the_bottom_are_closed_though_nobody_asks_for_them(
     peers: Any, ask: Any, autojump_clock: Any
 ) -> None:
@@ -89,22 +100,33 @@ async def test_one_whose_server_has_spoken_or_left_is_not_used(
 
 async def test_each_origin_has_its_own(peers: Any, ask: Any, autojump_clock: Any) -> None:
     transport = peers.transport(max_connections=1)
-    urls = ["http://a/", "http://b/", "http://a:8080/", "http://A/x", "http://a:80/y", "http://[::1]:81/"]
+    urls = [
+        "http://a/",
+        "http://b/",
+        "http://a:8080/",
+        "http://A/x",
+        "http://a:80/y",
+        "http://[::1]:81/",
+        "http://a:0/",
+    ]
     for url in urls:
         assert (await ask(transport, url)).status == 200
-    assert peers.addresses == [("a", 80), ("b", 80), ("a", 8080), ("::1", 81)]
+    assert peers.addresses == [("a", 80), ("b", 80), ("a", 8080), ("::1", 81), ("a", 0)]
 
 
-async def test_ten_thousand_origins_leave_nothing(peers: Any, ask: Any, autojump_clock: Any) -> None:
+@pytest.mark.parametrize("hundreds", [30, pytest.param(100, marks=pytest.mark.slow)])
+async def test_however_many_origins_are_visited_they_leave_nothing(
+    hundreds: int, peers: Any, ask: Any, autojump_clock: Any
+) -> None:
     """Each leaves an idle connection behind, which nobody will ever ask for."""
     transport = peers.transport()
     most = 0
-    for hundred in range(100):
+    for hundred in range(hundreds):
         for number in range(100):
             await ask(transport, f"http://host{hundred}-{number}/")
         most = max(most, sum(slots.idle for slots in transport._origins.values()))
         await trio.sleep(1)
-    assert most <= 2 * 5 * 100  # those of the last seconds
+    assert most <= 1000  # those of the last ten seconds
     await trio.sleep(10)
     await ask(transport, URL)
     assert peers.alive == 1

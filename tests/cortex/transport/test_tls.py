@@ -8,6 +8,8 @@ import os
 import shutil
 import socket
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -297,6 +299,25 @@ async def test_one_that_cannot_be_read_is_an_error_and_nobody_is_asked_for_a_pas
     assert message
     assert PASSWORD not in message
     assert "wrong-secret" not in message
+
+
+@pytest.mark.slow  # two more interpreters
+def test_at_a_terminal_nobody_is_asked_for_a_password_either(forms: Any) -> None:
+    """OpenSSL would ask there by itself, and wait for ever."""
+    inner = f"from cortex.transport import tls_context; tls_context(False, {forms['sealed']!r})"
+    outer = f"import pty, sys; sys.exit(pty.spawn([sys.executable, '-c', {inner!r}]) >> 8)"
+    with subprocess.Popen(
+        [sys.executable, "-c", outer], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        try:
+            process.wait(10)
+        finally:
+            process.kill()
+        assert process.stdout is not None
+        told = process.stdout.read().decode()
+    assert process.returncode == 1
+    assert "ssl.SSLError" in told
+    assert "pass phrase" not in told
 
 
 each_version = pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
