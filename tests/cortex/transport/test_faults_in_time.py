@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import httpx
 import pytest
 import trio
 from trio.testing import MockClock
@@ -533,35 +534,37 @@ async def test_an_answer_that_begins_early_does_not_stop_the_upload(
         assert (await ask(transport, url)).body == b"more"
 
 
-async def test_a_connection_with_half_an_upload_on_it_does_not_serve_again(
-    clock: Clock, world: World, ask: Any
+async def test_a_connection_with_an_unfinished_upload_on_it_does_not_serve_again(
+    autojump_clock: MockClock, peers: Any, ask: Any
 ) -> None:
-    """The server answered all before the last bytes were sent; these were cancelled with the call."""
-    served: list[bytes] = []
+    """The server refused, in whole, before it took the last bytes, which mark the end of what it was sent."""
+    refusal = reply(b"{}", b"400 Bad Request")
+    peers.reply = lambda peer: (
+        refusal if b"piece" in peer.requests[-1] else reply(b"{}") if len(peers.opened) > 1 else b""
+    )
 
-    async def handler(stream: Any) -> None:
-        first = not served
-        data = await stream.receive_some(1000)
-        while b"\r\n\r\n" not in data or (first and b"piece" not in data):
-            data += await stream.receive_some(1000)
-        served.append(data)
-        await stream.send_all(reply(b"{}", b"400 Bad Request" if first else b"200 OK"))
-        if first:
-            await trio.sleep_forever()
+    async def connect(host: str, port: int) -> Link:
+        link: Link = await peers(host, port)
+        peer: Any = link.stream
+        takes = peer.send_all
 
-    class Pieces(cortex.transport.client.httpx.AsyncByteStream):
+        async def send_all(data: bytes) -> None:
+            if data == b"0\r\n\r\n":
+                await trio.sleep_forever()
+            await takes(data)
+
+        peer.send_all = send_all
+        return link
+
+    class Pieces(httpx.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
             yield b"piece"
-            await trio.sleep(0.01)
-            yield b"p" * 10_000_000
-            await trio.sleep_forever()
 
-    url = await world.serve(handler)
-    async with world.transport() as transport:
+    async with Transport(connect=connect) as transport:
         headers = {"host": "x", "transfer-encoding": "chunked"}
-        assert (await ask(transport, url, "POST", stream=Pieces(), headers=headers)).status == 400
-        assert (await ask(transport, url)).status == 200
-    assert served[1].startswith(b"GET / HTTP/1.1\r\n")
+        assert (await ask(transport, "http://x/", "POST", stream=Pieces(), headers=headers)).status == 400
+        assert (await ask(transport, "http://x/")).status == 200
+    assert [len(peer.requests) for peer in peers.opened] == [2, 1]
 
 
 # --------------------------------------------------------------------------------------------------- C17: a long sleep
