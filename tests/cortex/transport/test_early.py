@@ -102,6 +102,44 @@ async def test_a_reply_that_comes_while_the_body_is_sent_is_read_to_its_end(serv
     assert (got.status, len(got.body), got.failure) == (400, 300_000, None)
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("how", ["close", "stop reading"])
+async def test_an_early_reply_that_is_no_refusal_is_told_when_the_server_listens_no_longer(
+    how: str, streamed: bool, serve: Any, ask: Any
+) -> None:
+    async def handler(stream: trio.SocketStream) -> None:
+        await head_of(stream)
+        await stream.send_all(OK)
+        if how == "stop reading":
+            await trio.sleep_forever()
+        await trio.sleep(0.02)
+
+    url = await serve(handler)
+    async with Transport() as transport:
+        with trio.fail_after(2):
+            got = await post(ask, transport, url, streamed, timeout={"write": 0.1})
+        assert (got.status, got.body, got.failure) == (200, b"ok", None)
+        assert repr(transport) == "<Transport: 0 connections in use, 0 idle>"
+
+
+async def test_a_reply_that_grows_with_the_request_is_read_to_its_end(serve: Any, ask: Any) -> None:
+    async def echo(stream: trio.SocketStream) -> None:
+        await head_of(stream)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 300000\r\n\r\n")
+        size = 0
+        while size < 300_000:
+            data = await stream.receive_some(1_000_000)
+            size += len(data)
+            await stream.send_all(data)
+        await stream.receive_some(1)
+
+    url = await serve(echo)
+    async with Transport() as transport:
+        with trio.fail_after(2):
+            got = await ask(transport, url, "POST", content=b"x" * 300_000, timeout={"write": 0.2})
+    assert (got.status, len(got.body), got.failure) == (200, 300_000, None)
+
+
 async def test_a_server_that_hangs_up_without_a_word(serve: Any, ask: Any) -> None:
     async def handler(stream: trio.SocketStream) -> None:
         await head_of(stream)
