@@ -91,7 +91,7 @@ def test_each_command_is_one_line_and_needs_python_alone(blocks: list[Any]) -> N
         assert steps[2][0].startswith(".venv/bin/")
     assert blocks[0].code.rstrip().endswith("cortex demo")
     assert "'.[test]'" in blocks[1].code
-    assert blocks[1].code.rstrip().endswith("python -m pytest")
+    assert blocks[1].code.rstrip().endswith("python -m pytest -n auto")
 
 
 def test_the_gate_runs_the_very_command_for_the_tests(blocks: list[Any]) -> None:

@@ -48,7 +48,7 @@ async def nothing_left(transport: Transport) -> AsyncIterator[None]:
     yield
     assert not any(pool.in_use or pool.waiting for pool in transport._origins.values())
     await transport.aclose()
-    await until(lambda: open_files() == before)
+    await until(lambda: open_files() <= before)  # fewer, where an earlier test's went meanwhile
     assert transport._origins == {} or all(pool.is_unused for pool in transport._origins.values())
 
 
