@@ -13,7 +13,7 @@ import trio
 from cortex.ledger import Ledger, Numbering
 from cortex.messages import ToolCall, ToolResult
 from cortex.protocol import Caller
-from cortex.tools import Tool, render, validate
+from cortex.tools import Tool, identity, render, validate
 
 
 @attrs.frozen
@@ -29,11 +29,6 @@ class Desk:
 
     async def run(self, call: ToolCall) -> ToolResult:
         """The result of `call`: from the ledger if it ran before, else by running it. Never raises."""
-        key = self.numbering.key(call)
-        row = self.ledger.find(key)
-        if row is not None:
-            known = row.result
-            return attrs.evolve(known, call_id=call.id) if known is not None else self._unknown(call)
         tool = self.tools.get(call.name)
         if tool is None:
             names = ", ".join(sorted(self.tools)) or "none"
@@ -41,6 +36,11 @@ class Desk:
         arguments = validate(tool, call.arguments)
         if isinstance(arguments, str):
             return _error(call, arguments)
+        key = self.numbering.key(tool.name, identity(tool, arguments))
+        row = self.ledger.find(key)
+        if row is not None:
+            known = row.result
+            return attrs.evolve(known, call_id=call.id) if known is not None else self._unknown(call)
         self.ledger.begin(key)
         result: ToolResult | None = None
         try:

@@ -2,21 +2,20 @@
 
 A row is written before a tool runs and its result after. A turn that is taken over by another provider goes on from
 its transcript; one that is played again, by the other system or with `retry=True`, finds the results of the tools that
-ran. A call is known by its name, its arguments and its number among its equals, not by its place: a model that asks
-again may ask in another order. A row that has no result is `unknown`: the tool may have had its effect, so it is not
+ran. A call is known by its name, its arguments (what they mean, not how the model wrote them) and its number among its
+equals, not by its place: a model that asks again may ask in another order. A row that has no result is `unknown`: the tool may have had its effect, so it is not
 run again either; the model is told.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from typing import Literal, TypeAlias
 
 import attrs
 
-from cortex.messages import ToolCall, ToolResult
+from cortex.messages import ToolResult
 
 Key: TypeAlias = tuple[str, str, int]
 """Name, hash of the arguments, number among the calls that are equal in these."""
@@ -66,15 +65,9 @@ class Numbering:
 
     _seen: Counter[tuple[str, str]] = attrs.field(factory=Counter)
 
-    def key(self, call: ToolCall) -> Key:
-        """The key of the next call like this one."""
-        kind = (call.name, digest(call))
+    def key(self, name: str, arguments: str) -> Key:
+        """The key of the next call like this one; `arguments` is the same text whenever they mean the same."""
+        kind = (name, hashlib.sha256(arguments.encode("utf-8", "surrogatepass")).hexdigest())
         number = self._seen[kind]
         self._seen[kind] += 1
         return (*kind, number)
-
-
-def digest(call: ToolCall) -> str:
-    """A hash of a call's arguments that does not depend on the order of keys."""
-    text = call.raw_arguments if call.arguments is None else json.dumps(call.arguments, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

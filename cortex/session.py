@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 System = Literal[1, 2]
 T = TypeVar("T")
 
+MAX_FAILED = 16
+"""Failed turns whose tools' results a session keeps for a retry."""
+
 
 @attrs.frozen
 class _Input:
@@ -96,7 +99,7 @@ class Session:
         self._stats = DualProcessStats()
         self._weights = agent.weights
         self._goal = Goal()
-        self._failed: tuple[Message, Ledger] | None = None
+        self._failed: list[tuple[Message, Ledger]] = []
         self._closed = False
 
     def __repr__(self) -> str:
@@ -282,7 +285,7 @@ class Session:
         finally:
             # Failed or cancelled: what tools did is done, whether or not there is an answer.
             if not whole and run.ledger.rows:
-                self._failed = (given.message, run.ledger)
+                self._failed.append((given.message, run.ledger))
         role: Role = "worker" if system == 1 else "orchestrator"
         self._engine.served(self._engine.chain(role, given.prepared.model), done.lane)
         self._commit(given, done, decision, system)
@@ -412,17 +415,22 @@ class Session:
             self._stats = self._stats.escalated()
         if self.agent.goal_tracking and result.goal is not None:
             self._goal = result.goal
-        self._failed = None
 
     def _ledger_for(self, given: _Input, tree: Tree) -> Ledger:
-        """The ledger of the failed turn when this is its retry, else a new one; what is forgotten is told."""
-        failed, self._failed = self._failed, None
-        if failed is None:
-            return Ledger()
-        if given.retry and failed[0] == given.message:
-            return failed[1]
-        names = tuple(row.name for row in failed[1].rows)
-        tree.hub.emit(ToolResultsDropped(self.session_id, names, wall_clock()))
+        """The ledger of the failed turn when this is its retry, else a new one; what is forgotten is told.
+
+        Other turns that failed stay: between a turn and its retry others may have been waiting.
+        """
+        same = next((failed for failed in self._failed if failed[0] == given.message), None)
+        if same is not None:
+            self._failed.remove(same)
+            if given.retry:
+                return same[1]
+        dropped = [same] if same is not None else self._failed[: -MAX_FAILED]
+        self._failed = self._failed[-MAX_FAILED:]
+        for _, ledger in dropped:
+            names = tuple(row.name for row in ledger.rows)
+            tree.hub.emit(ToolResultsDropped(self.session_id, names, wall_clock()))
         return Ledger()
 
     # ---- looking

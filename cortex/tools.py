@@ -229,6 +229,17 @@ def validate(tool: Tool, arguments: object) -> dict[str, Any] | str:
     return {tool._fields[field]: getattr(checked, field) for field in checked.model_fields_set}
 
 
+def identity(tool: Tool, arguments: Mapping[str, Any]) -> str:
+    """What tells a call from others, by what `validate` gave: 5, 5.0 and a default that was left out mean the same."""
+    fields = tool._model.model_fields
+    defaults = {tool._fields[name]: field.default for name, field in fields.items() if not field.is_required()}
+    meant = dict(sorted({**defaults, **arguments}.items()))
+    try:
+        return json.dumps(meant, sort_keys=True, ensure_ascii=False, default=lambda value: json.loads(_to_json(value)))
+    except Exception:  # whatever a user's value does when it is looked at
+        return _safe_repr(meant)
+
+
 def render(result: object) -> str:
     """A tool's result as the text a model reads: a text as it is, anything else as JSON.
 

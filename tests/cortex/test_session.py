@@ -221,6 +221,54 @@ async def test_no_tool_runs_twice_however_the_retry_goes(
     assert [one.content for one in answer.tool_results] == ["paid", "noted"]
 
 
+async def test_a_turn_that_waited_behind_the_failed_one_takes_nothing_from_its_retry(
+    autojump_clock: object, make_engine: Make, memory_wall: FaultWall
+) -> None:
+    charged: list[int] = []
+
+    async def charge(amount: int) -> str:
+        """Charge."""
+        charged.append(amount)
+        return "charged"
+
+    memory_wall["openai"].script(
+        ToolCalls(("charge", {"amount": 5})),
+        Status(400),
+        Reply("fine"),
+        ToolCalls(("charge", {"amount": 5})),
+        Reply("done"),
+    )
+    async with make_engine("openai") as engine:
+        session = engine.create_agent(name="a", tools=[charge]).start_session()
+        with pytest.raises(cortex.RequestRejected):
+            await session.run("pay", system=1)
+        await session.run("another matter", system=1)
+        assert (await session.run("pay", system=1, retry=True)).content == "done"
+    assert charged == [5]
+
+
+@pytest.mark.parametrize("second", [{"amount": 5.0}, {"amount": "5"}, {"unit": "EUR", "amount": 5}])
+async def test_a_call_is_known_by_what_its_arguments_mean(
+    second: dict[str, Any], autojump_clock: object, make_engine: Make, memory_wall: FaultWall
+) -> None:
+    charged: list[int] = []
+
+    async def charge(amount: int, unit: str = "EUR") -> str:
+        """Charge."""
+        charged.append(amount)
+        return "charged"
+
+    memory_wall["openai"].script(
+        ToolCalls(("charge", {"amount": 5})), Status(400), ToolCalls(("charge", second)), Reply("done")
+    )
+    async with make_engine("openai") as engine:
+        session = engine.create_agent(name="a", tools=[charge]).start_session()
+        with pytest.raises(cortex.RequestRejected):
+            await session.run("pay", system=1)
+        assert (await session.run("pay", system=1, retry=True)).content == "done"
+    assert charged == [5]
+
+
 async def test_without_retry_the_results_are_dropped_with_an_event(
     autojump_clock: object, make_engine: Make, memory_wall: FaultWall
 ) -> None:
@@ -237,7 +285,8 @@ async def test_without_retry_the_results_are_dropped_with_an_event(
         session = engine.create_agent(name="a", tools=[book]).start_session()
         with pytest.raises(cortex.RequestRejected):
             await session.run("book seat 7")
-        await session.run("never mind")
+        await session.run("never mind")  # between a turn and its retry others may come
+        await session.run("book seat 7")
         event: Any = await anext(events)
     assert (event.session_id, event.tools) == (session.session_id, ("book",))
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from cortex.errors import ConfigError
 from cortex.messages import ToolSpec
-from cortex.tools import RESULT_LIMIT, Tool, build, render, spec, tool, toolbox, validate
+from cortex.tools import RESULT_LIMIT, Tool, build, identity, render, spec, tool, toolbox, validate
 
 
 class Color(enum.StrEnum):
@@ -394,3 +394,27 @@ def test_pydantic_waits_for_the_first_tool() -> None:
     code = "import sys, cortex.tools; print('pydantic' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
+
+
+@attrs.frozen
+class _Seat:
+    row: int
+    letter: str = "A"
+
+
+def test_two_calls_are_the_same_when_they_mean_the_same() -> None:
+    def book(seat: _Seat, extra: dict[str, int], price: float = 5) -> str:
+        """Book."""
+        return f"{seat}{extra}{price}"
+
+    made = tool(book)
+
+    def meant(arguments: dict[str, object]) -> str:
+        checked = validate(made, arguments)
+        assert isinstance(checked, dict), checked
+        return identity(made, checked)
+
+    first = meant({"seat": {"row": 1}, "extra": {"a": 1, "b": 2}})
+    assert first == meant({"price": 5, "extra": {"b": 2, "a": 1}, "seat": {"letter": "A", "row": "1"}})
+    assert first != meant({"seat": {"row": 2}, "extra": {"a": 1, "b": 2}})
+    assert first != meant({"seat": {"row": 1}, "extra": {"a": 1, "b": 3}})
