@@ -2,9 +2,9 @@
 
 A row is written before a tool runs and its result after. A turn that is taken over by another provider goes on from
 its transcript; one that is played again, by the other system or with `retry=True`, finds the results of the tools that
-ran. A call is known by its name, its arguments (what they mean, not how the model wrote them) and its number among its
-equals, not by its place: a model that asks again may ask in another order. A row that has no result is `unknown`: the tool may have had its effect, so it is not
-run again either; the model is told.
+ran. A call is known by its name, by its arguments (what they mean, not how the model wrote them) and by its number
+among its equals, not by its place: a model that asks again may ask in another order. A row that has no result is
+`unknown`: the tool may have had its effect, so it is not run again either; the model is told.
 """
 
 from __future__ import annotations

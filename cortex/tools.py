@@ -235,9 +235,14 @@ def identity(tool: Tool, arguments: Mapping[str, Any]) -> str:
     defaults = {tool._fields[name]: field.default for name, field in fields.items() if not field.is_required()}
     meant = dict(sorted({**defaults, **arguments}.items()))
     try:
-        return json.dumps(meant, sort_keys=True, ensure_ascii=False, default=lambda value: json.loads(_to_json(value)))
+        return json.dumps(json.loads(_to_json(meant), parse_float=_number), sort_keys=True, ensure_ascii=False)
     except Exception:  # whatever a user's value does when it is looked at
         return _safe_repr(meant)
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    return int(number) if number.is_integer() else number
 
 
 def render(result: object) -> str:
