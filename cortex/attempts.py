@@ -52,13 +52,15 @@ JOIN_SECONDS = 2.0
 
 @attrs.frozen
 class Link:
-    """What an actor that makes model calls was given at birth. `cost_of`: a lane, the model it reported, the tokens."""
+    """What an actor that makes model calls was given at birth. `cost_of`: a lane, the model it reported, the tokens.
+    `wire_of`: the dialect of a lane's provider."""
 
     router: actors.ActorRef[Any]
     policy: Policy
     rng: Random
     cost_of: Callable[[Lane, str | None, Usage], float | None]
     failed_over: Callable[[Attempt], None]
+    wire_of: Callable[[Lane], str]
 
 
 @attrs.frozen
@@ -149,7 +151,7 @@ class _Course:
             if served is None:
                 continue
             if isinstance(served.result, Answer):
-                return Routed(served.result, picked.lane, tuple(self.trail), served.notes)
+                return Routed(served.result, picked.lane, tuple(self.trail), self._notes(picked.lane, served))
             if (end := await self._after(picked, served.result, served.outcome)) is not None:
                 return end
             if len(self.trail) >= limit or self._no_time_left():
@@ -173,7 +175,7 @@ class _Course:
         """One attempt, noted in the trail; `wanted` is since when. None: not admitted, pick again."""
         began = trio.current_time()
         call = Call(
-            self.request,
+            self.request if self._speaks_alike(picked.lane) else attrs.evolve(self.request, extra={}),
             picked,
             self.deadline,
             self.caller,
@@ -194,6 +196,16 @@ class _Course:
             return None
         self._note(picked.lane, served, began - wanted)
         return served
+
+    def _speaks_alike(self, lane: Lane) -> bool:
+        """Whether `extra`, which is written for the first one's vendor, means anything to this one; an unknown field
+        is a 400."""
+        return not self.request.extra or self.link.wire_of(lane) == self.link.wire_of(self.chain.lanes[0])
+
+    def _notes(self, lane: Lane, served: Served) -> tuple[str, ...]:
+        if self._speaks_alike(lane):
+            return served.notes
+        return (*served.notes, f"extra was left out: it is written for {self.chain.lanes[0].provider}")
 
     def _refused(self, lane: Lane, refused: Refused) -> None:
         self.refusals += 1

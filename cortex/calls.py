@@ -12,7 +12,7 @@ import actors
 from cortex import checks, inputs
 from cortex.errors import BadReply, CortexError, EngineClosed, EngineFailed
 from cortex.goals import Goal
-from cortex.messages import Answer, Kind, Message, OutputSchema, Request, Text, Usage
+from cortex.messages import Answer, Effort, Kind, Message, OutputSchema, Request, Text, Usage
 from cortex.protocol import Turn, TurnDone, TurnFailed, TurnResult
 from cortex.results import Attempt, Completion, Metadata, Response
 from cortex.schemas import parse_output, schema_of
@@ -28,6 +28,11 @@ class CallOptions(TypedDict, total=False):
     images: Sequence[Any]
     temperature: float | None
     max_tokens: int | None
+    stop: str | Sequence[str] | None
+    seed: int | None
+    effort: Effort | None
+    thinking_budget: int | None
+    parallel_tools: bool | None
     timeout: float | None
     extra: Mapping[str, Any] | None
 
@@ -55,7 +60,7 @@ class Prepared:
 
 _TURN = frozenset(CallOptions.__annotations__)
 _CALL = _TURN | frozenset(CompleteOptions.__annotations__)
-_CHECKED = frozenset({"temperature", "max_tokens", "timeout", "extra", "role", "model", "tool_choice"})
+_CHECKED = _CALL - {"images", "tools"}
 
 
 def prepare(options: CallOptions, output_type: Any, *, whole_turn: bool, system: object = None) -> Prepared:
@@ -69,6 +74,11 @@ def prepare(options: CallOptions, output_type: Any, *, whole_turn: bool, system:
         output=output,
         temperature=given.temperature,
         max_tokens=given.max_tokens,
+        stop=given.stop,
+        seed=given.seed,
+        effort=given.effort,
+        thinking_budget=given.thinking_budget,
+        parallel_tools=given.parallel_tools,
         extra=given.extra,
     )
     return Prepared(request, given.model, given.timeout, given.role, given.system, output, output_type)

@@ -16,7 +16,7 @@ import attrs
 
 from cortex import checks
 from cortex.errors import ConfigError
-from cortex.messages import Image, Message, Part, Role, Text, Thinking, ToolCall, ToolResult
+from cortex.messages import EFFORTS, Effort, Image, Message, Part, Role, Text, Thinking, ToolCall, ToolResult
 
 _ROLES: Final[Mapping[str, Role]] = {
     "system": "system",
@@ -308,6 +308,11 @@ class CallOptions:
     model: str | None = None
     system: Literal[1, 2] | None = None
     tool_choice: str | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    effort: Effort | None = None
+    thinking_budget: int | None = None
+    parallel_tools: bool | None = None
 
 
 def options(
@@ -320,6 +325,11 @@ def options(
     model: object = None,
     system: object = None,
     tool_choice: object = None,
+    stop: object = None,
+    seed: object = None,
+    effort: object = None,
+    thinking_budget: object = None,
+    parallel_tools: object = None,
 ) -> CallOptions:
     """The options of a call as users pass them. Raises `ConfigError` that names the option."""
     return CallOptions(
@@ -331,7 +341,31 @@ def options(
         model=None if model is None else checks.text("model", model, example="gpt-4o"),
         system=_system(system),
         tool_choice=None if tool_choice is None else checks.text("tool_choice", tool_choice, example="required"),
+        stop=_stop(stop),
+        seed=None if seed is None else checks.whole("seed", seed, low=0),
+        effort=None if effort is None else _effort(effort),
+        thinking_budget=None if thinking_budget is None else checks.whole("thinking_budget", thinking_budget, low=0),
+        parallel_tools=None if parallel_tools is None else _parallel(parallel_tools),
     )
+
+
+def _stop(given: object) -> tuple[str, ...]:
+    """One text or several, none of them empty; space counts."""
+    texts = (given,) if isinstance(given, str) else () if given is None else given
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) and text for text in texts):
+        raise ConfigError(f"stop: must be a text or a list of texts, none of them empty, not {checks.kind(given)}")
+    return tuple(_text(f"stop[{index}]", text) for index, text in enumerate(texts))
+
+
+def _effort(given: object) -> Effort:
+    word = checks.one_of("effort", given, EFFORTS)
+    return next(effort for effort in EFFORTS if effort == word)
+
+
+def _parallel(given: object) -> bool:
+    if not isinstance(given, bool):
+        raise ConfigError(f"parallel_tools: must be True or False, not {checks.kind(given)}")
+    return given
 
 
 def _extra(given: object) -> Mapping[str, Any]:

@@ -141,7 +141,9 @@ class Session:
         `system` forces System 1 (the worker's model answers) or 2 (the orchestrator's, which may delegate); None lets
         triage decide. `retry` uses the results of tools that ran in a failed turn of this very message.
         `output_type`: a type or a JSON schema; the answer is parsed to it, and repaired once, as `output`.
-        Options: `model`, `images`, `temperature`, `max_tokens`, `timeout` (seconds), `extra`.
+        Options: `model`, `images`, `temperature`, `max_tokens`, `stop` (texts that end the answer), `seed`, `effort`
+        ("minimal" to "high") or `thinking_budget` (tokens), `parallel_tools`, `timeout` (seconds), `extra` (fields for
+        the vendor's body). What the vendor that serves has no place for is told in `metadata.notes`.
 
         Raises ConfigError for bad input, a ProviderError that says who failed and why, DeadlineExceeded, QueueFull,
         SessionBusy from inside this session's own turn, EngineClosed. Two sessions whose tools run each other wait for
@@ -426,7 +428,7 @@ class Session:
             self._failed.remove(same)
             if given.retry:
                 return same[1]
-        dropped = [same] if same is not None else self._failed[: -MAX_FAILED]
+        dropped = [same] if same is not None else self._failed[:-MAX_FAILED]
         self._failed = self._failed[-MAX_FAILED:]
         for _, ledger in dropped:
             names = tuple(row.name for row in ledger.rows)

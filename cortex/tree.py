@@ -165,4 +165,7 @@ def _links(settings: Settings, hub: EventHub) -> Callable[[actors.ActorRef[Any]]
         logger.info("failover to %s/%s: %s", attempt.provider, attempt.model, attempt.outcome)
         hub.emit(FailedOver(attempt.provider, attempt.model, attempt.outcome, wall_clock()))
 
-    return lambda router: Link(router, settings.policy, Random(), cost_of, failed_over)
+    def wire_of(lane: Lane) -> str:
+        return settings.provider(lane.provider).wire
+
+    return lambda router: Link(router, settings.policy, Random(), cost_of, failed_over, wire_of)

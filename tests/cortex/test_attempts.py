@@ -182,6 +182,31 @@ async def test_the_wait_before_an_attempt_is_told(lab: Any, autojump_clock: Any)
         assert 4.0 <= second.waited <= 4.5
 
 
+async def test_every_option_reaches_the_vendor_or_is_told(lab: Any, autojump_clock: Any) -> None:
+    options = {"stop": "END", "seed": 7, "effort": "low", "max_tokens": 50}
+    async with lab.engine() as engine:
+        answer = await engine.complete("hi", **options)
+        told = {"stop": ["END"], "seed": 7, "max_tokens": 50, "reasoning_effort": "low"}
+        assert lab.primary.requests[-1].body.items() >= told.items()
+        assert answer.metadata.notes == ()
+        lab.primary.always(Status(500))
+        answer = await engine.create_agent("a").start_session().run("hi", system=1, **options)
+        assert lab.spare.requests[-1].body["stop_sequences"] == ["END"]
+        assert any("seed" in note for note in answer.metadata.notes)
+
+
+async def test_what_is_written_for_one_vendor_is_not_sent_to_another(lab: Any, autojump_clock: Any) -> None:
+    lab.primary.script(Status(500))
+    async with lab.engine() as engine:
+        answer = await engine.complete("hi", extra={"top_logprobs": 3})
+        assert lab.primary.requests[-1].body["top_logprobs"] == 3
+        assert "top_logprobs" not in lab.spare.requests[-1].body
+        assert answer.metadata.notes == ("extra was left out: it is written for openai",)
+        answer = await engine.complete("hi", extra={"top_k": 3}, model="claude-haiku-4-5")
+        assert lab.spare.requests[-1].body["top_k"] == 3
+        assert answer.metadata.notes == ()
+
+
 async def test_max_attempts_bounds_a_call(lab: Any, autojump_clock: Any) -> None:
     for name in ("openai", "anthropic", "gemini"):
         lab[name].always(Status(500))
