@@ -26,7 +26,7 @@ from cortex.errors import ConfigError
 from cortex.messages import OutputSchema
 
 if TYPE_CHECKING:
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import TypeAdapter
 
 FAULT_LIMIT: Final = 1_500
 """Characters of an error text for the model."""
@@ -72,12 +72,10 @@ def parse_output(output_type: Any, text: str) -> Parsed:
 
 
 def _validated(adapter: TypeAdapter[Any], value: Any) -> Parsed:
-    from pydantic import ValidationError
-
     try:
         # As JSON, so that a strict model takes a date or a tuple the way JSON has to write it.
         return Parsed(adapter.validate_json(json.dumps(value)))
-    except ValidationError as error:
+    except Exception as error:  # whatever a user's own validator raises
         return Parsed(fault=bounded(faults(error)))
 
 
@@ -311,8 +309,10 @@ def _adapted_attrs(cls: type[Any]) -> Any:
     def build(values: dict[str, Any]) -> Any:
         try:
             return cls(**values)
-        except TypeError as error:  # pydantic lets only a ValueError be a fault of the data
-            raise ValueError(str(error)) from None
+        except (ValueError, AssertionError):
+            raise
+        except Exception as error:  # pydantic lets only these two be a fault of the data
+            raise ValueError(in_words(error)) from None
 
     def schema(_: Any, handler: Callable[[Any], Any]) -> Any:
         return core_schema.no_info_after_validator_function(build, handler(shadow))
@@ -323,10 +323,23 @@ def _adapted_attrs(cls: type[Any]) -> Any:
 # --------------------------------------------------------------------------------------------------- error texts
 
 
-def faults(error: ValidationError) -> str:
-    """What pydantic found wrong, without the values: one clause per fault."""
+def faults(error: Exception) -> str:
+    """What a check found wrong: pydantic's clauses, without the values, or what a user's own validator raised."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return in_words(error)
     found = error.errors(include_url=False, include_context=False, include_input=False)
     return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in found)
+
+
+def in_words(error: Exception) -> str:
+    """What a user's own code raised; an error that cannot even say what it is, too."""
+    try:
+        text = str(error)
+    except Exception:  # its __str__ is the user's own
+        text = "(its text cannot be read)"
+    return f"{type(error).__name__}: {text}"
 
 
 def bounded(text: str) -> str:

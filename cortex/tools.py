@@ -216,14 +216,12 @@ def spec(tool: Tool) -> ToolSpec:
 
 def validate(tool: Tool, arguments: object) -> dict[str, Any] | str:
     """The keyword arguments for the function, converted to its types; or what is wrong, in words for the model."""
-    from pydantic import ValidationError
-
     if not isinstance(arguments, Mapping):
         what = "are not valid JSON" if arguments is None else f"must be a JSON object, not {checks.kind(arguments)}"
         return f"the arguments of {tool.name} {what}"
     try:
         checked = tool._model.model_validate(dict(arguments))
-    except ValidationError as error:
+    except Exception as error:  # whatever a user's own validator raises
         return bounded(f"wrong arguments for {tool.name}: {faults(error)}")
     # A parameter that was not given is left out, so that the function's own default counts.
     return {tool._fields[field]: getattr(checked, field) for field in checked.model_fields_set}

@@ -87,6 +87,20 @@ async def test_a_fault_of_the_tool_is_told_to_the_model() -> None:
     assert result.content == "LookupError: no such order"
 
 
+async def test_a_fault_that_cannot_be_read_is_told_to_the_model() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    def fail() -> str:
+        """Fail."""
+        raise Mute
+
+    desk, _ = desk_of(fail)
+    result = await desk.run(call("fail"))
+    assert (result.is_error, result.content) == (True, "Mute: (its text cannot be read)")
+
+
 async def test_wrong_arguments_and_unknown_tools_are_told_to_the_model_and_run_nothing() -> None:
     ran: list[object] = []
 

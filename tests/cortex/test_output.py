@@ -102,6 +102,25 @@ async def test_an_answer_that_does_not_fit_is_repaired(autojump_clock: object, l
     assert [message.role for message in session.history] == ["user", "assistant"]
 
 
+@attrs.frozen
+class Known:
+    name: str = attrs.field(converter=lambda name: {"Paris": "Paris"}[name])
+
+
+@ways
+async def test_what_a_users_own_check_raises_is_repaired_and_then_a_bad_reply(
+    autojump_clock: object, lab: Any, engine: Any, way: str
+) -> None:
+    wrong = {"name": "Atlantis"}
+    lab.primary.script(says(way, wrong), says(way, {"name": "Paris"}), says(way, wrong), says(way, wrong))
+    async with engine(way) as running:
+        session = session_of(running)
+        assert (await session.run("Which city?", output_type=Known)).output == Known("Paris")
+        with pytest.raises(cortex.BadReply, match=r"does not fit Known: .*KeyError: 'Atlantis'"):
+            await session.run("Which city?", output_type=Known)
+    assert "KeyError: 'Atlantis'" in lab.primary.requests[1].body["messages"][-1]["content"]
+
+
 @ways
 async def test_a_stream_shows_the_text_and_ends_with_the_value(
     autojump_clock: object, lab: Any, engine: Any, way: str

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from cortex.errors import ConfigError
 from cortex.messages import ToolSpec
-from cortex.tools import RESULT_LIMIT, Tool, build, identity, render, spec, tool, toolbox, validate
+from cortex.tools import RESULT_LIMIT, Tool, build, identity, parse_output, render, spec, tool, toolbox, validate
 
 
 class Color(enum.StrEnum):
@@ -418,3 +418,76 @@ def test_two_calls_are_the_same_when_they_mean_the_same() -> None:
     assert first == meant({"price": 5, "extra": {"b": 2, "a": 1}, "seat": {"letter": "A", "row": "1"}})
     assert first != meant({"seat": {"row": 2}, "extra": {"a": 1, "b": 2}})
     assert first != meant({"seat": {"row": 1}, "extra": {"a": 1, "b": 3}})
+
+
+@attrs.frozen
+class Looked:
+    at: int = attrs.field(converter=lambda value: {1: 1}[value])
+
+
+@dataclasses.dataclass
+class Ratio:
+    a: int
+    b: int
+
+    def __post_init__(self) -> None:
+        self.a / self.b
+
+
+class Indexed(pydantic.BaseModel):
+    at: int
+
+    @pydantic.field_validator("at")
+    @classmethod
+    def _known(cls, value: int) -> int:
+        return [1][value]
+
+
+class Mute(Exception):
+    """An error that cannot even say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+class MuteValue(Mute, ValueError):
+    """One of the kind that pydantic takes for a fault of the data."""
+
+
+def _refuse(error: type[Exception]) -> Callable[..., None]:
+    def refuse(*_: object) -> None:
+        raise error
+
+    return refuse
+
+
+@attrs.frozen
+class Muted:
+    at: int = attrs.field(validator=_refuse(Mute))
+
+
+@attrs.frozen
+class MutedValue:
+    at: int = attrs.field(validator=_refuse(MuteValue))
+
+
+RAISING = [
+    (Looked, {"at": 7}, "KeyError: 7"),
+    (Ratio, {"a": 1, "b": 0}, "ZeroDivisionError: division by zero"),
+    (Indexed, {"at": 5}, "IndexError: list index out of range"),
+    (Muted, {"at": 1}, "Mute: (its text cannot be read)"),
+    (MutedValue, {"at": 1}, "RuntimeError"),  # of its __str__, which pydantic asks
+]
+
+
+@pytest.mark.parametrize(("kind", "given", "words"), RAISING)
+def test_whatever_a_validator_raises_is_told_to_the_model(kind: Any, given: Any, words: str) -> None:
+    def take(it: Any) -> None:
+        """Take it."""
+
+    take.__annotations__["it"] = kind
+    said = validate(build(take), {"it": given})
+    assert isinstance(said, str)
+    assert said.startswith("wrong arguments for take: ")
+    assert words in said
+    assert words in parse_output(kind, json.dumps(given)).fault
