@@ -82,8 +82,9 @@ class Transport(httpx.AsyncBaseTransport):
         timeouts = Timeouts(**request.extensions.get("timeout", {}))
         origin = _origin(request.url)
         head, body = _head(request), _body(request)
-        slots = self._slots_of(origin)
-        taken = slots.take(trio.current_time()) if not slots.must_wait() else await self._wait(slots, timeouts.pool)
+        now = trio.current_time()
+        slots = self._slots_of(origin, now)
+        taken = slots.take(now) if not slots.must_wait() else await self._wait(slots, timeouts.pool)
         connection = taken
         try:
             if connection is None:
@@ -104,19 +105,19 @@ class Transport(httpx.AsyncBaseTransport):
             extensions={"http_version": b"HTTP/" + reply.http_version, "reason_phrase": bytes(reply.reason)},
         )
 
-    def _slots_of(self, origin: Origin) -> Slots[Connection]:
+    def _slots_of(self, origin: Origin, now: float) -> Slots[Connection]:
         if self._closed:
             raise httpx.LocalProtocolError("this transport is closed")
-        self._wake()
-        self._sweep(trio.current_time())
+        self._wake(now)
+        self._sweep(now)
         slots = self._origins.get(origin)
         if slots is None:
             slots = self._origins[origin] = Slots(self._max_connections, self._expiry)
         return slots
 
-    def _wake(self) -> None:
+    def _wake(self, now: float) -> None:
         """Close what slept along with the machine: peers gave it up long ago, while the loop's clock stood still."""
-        drift = time.time() - trio.current_time()
+        drift = time.time() - now
         if drift - self._drift > self._expiry:
             for slots in self._origins.values():
                 slots.close_idle()

@@ -33,6 +33,7 @@ EXPECT_SECONDS = 1.0
 """How long to wait for "100 Continue" (RFC 9110, section 10.1.1: no client needs to wait for ever)."""
 
 _FRAMING = (b"content-length", b"transfer-encoding")
+_HEADS = (h11.Response, h11.InformationalResponse)
 
 Body: TypeAlias = bytes | AsyncIterable[bytes]
 
@@ -93,15 +94,16 @@ class Connection:
     async def exchange(self, head: h11.Request, body: Body, timeouts: Timeouts, progress: Progress) -> h11.Response:
         """Send a request and read the head of its reply. httpx's exceptions; after any, the connection is good for
         nothing but `close`."""
-        waits = any(name == b"expect" for name, _ in head.headers)
+        waits = b"expect" in _names(head)
         if isinstance(body, bytes) and len(body) <= AT_ONCE_BYTES and not waits:
             reply = await self._at_once(head, body, timeouts, progress)
         else:
             reply = await _Upload(self, head, body, timeouts, progress, waits).run()
-        if len(reply.headers) > MAX_HEADERS:
-            raise httpx.RemoteProtocolError(f"the reply has {len(reply.headers)} headers; {MAX_HEADERS} are enough")
+        names = _names(reply)
+        if len(names) > MAX_HEADERS:
+            raise httpx.RemoteProtocolError(f"the reply has {len(names)} headers; {MAX_HEADERS} are enough")
         # Two framings contradict each other: whoever stands between may have read another one (RFC 9112, section 6.3).
-        self._doubtful = sum(name in _FRAMING for name, _ in reply.headers) > 1
+        self._doubtful = sum(map(names.count, _FRAMING)) > 1
         return reply
 
     async def _at_once(self, head: h11.Request, body: bytes, timeouts: Timeouts, progress: Progress) -> h11.Response:
@@ -143,7 +145,7 @@ class Connection:
         """The next head of any kind."""
         while True:
             event = self._parsed()
-            if isinstance(event, h11.Response | h11.InformationalResponse):
+            if isinstance(event, _HEADS):
                 return event
             if event is not h11.NEED_DATA:
                 raise httpx.RemoteProtocolError("the server changed the protocol, and nobody had asked")
@@ -211,6 +213,11 @@ class Connection:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise httpx.ReadError(words(error) or "the connection broke while reading") from error
         raise httpx.ReadTimeout(f"the server said nothing for {patience:g} s")
+
+
+def _names(head: h11.Request | h11.Response) -> list[bytes]:
+    """Of its headers, in lower case. h11's own iteration takes ten times as long."""
+    return [name.lower() for name, _ in head.headers.raw_items()]
 
 
 @attrs.define

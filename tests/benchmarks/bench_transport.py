@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime
+import gc
 import ipaddress
 import json
 import multiprocessing
@@ -205,14 +206,13 @@ async def cpu_of(call: Call, calls: int, in_flight: int) -> float:
     return spent / calls
 
 
-async def interleaved(
-    subjects: dict[str, Call], rounds: int, calls: dict[str, int], in_flight: int
-) -> dict[str, list[float]]:
+async def interleaved(subjects: dict[str, Call], rounds: int, calls: int, in_flight: int) -> dict[str, list[float]]:
     """CPU per call of each subject, round by round; the first round only warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in subjects}
     for number in range(rounds + 1):
         for name, call in subjects.items():
-            spent = await cpu_of(call, calls[name], in_flight)
+            gc.collect()  # nobody pays for what others left
+            spent = await cpu_of(call, calls, in_flight)
             if number:
                 seconds[name].append(spent)
     return seconds
@@ -241,15 +241,15 @@ async def bench_calls(
         }
         spread: dict[int, list[float]] = {}
         for level in LEVELS:
-            calls = dict.fromkeys(subjects, max(options.calls, 8 * level)) | {
-                "httpx": max(options.calls // 4, 4 * level)
-            }
-            seconds = await interleaved(subjects, options.rounds, calls, level)
-            results[f"transport/floor at {level}"] = ratio(seconds["transport"], seconds["floor"])
-            results[f"client/httpx at {level}"] = ratio(seconds["client"], seconds["httpx"])
+            many, few = max(options.calls, 4 * level), max(options.calls // 4, level)  # httpx takes its time
+            seconds: dict[str, list[float]] = {}
+            for below, above, calls in (("floor", "transport", many), ("httpx", "client", few)):
+                pair = {name: subjects[name] for name in (below, above)}
+                seconds |= await interleaved(pair, options.rounds, calls, level)
+                results[f"{above}/{below} at {level}"] = ratio(seconds[above], seconds[below])
             spread[level] = seconds["transport"]
-            for name, each in seconds.items():
-                times.setdefault(name, {})[level] = statistics.median(each) * 1e6
+            for name in subjects:
+                times.setdefault(name, {})[level] = statistics.median(seconds[name]) * 1e6
         results["transport at 512/at 1"] = statistics.median(spread[512]) / statistics.median(spread[1])
     floor.close()
     return results
@@ -262,7 +262,7 @@ async def bench_tls(ports: list[int], options: argparse.Namespace, context: ssl.
             "ours": partial(alone, ours, asking(url)),
             "theirs": partial(alone, theirs, asking(url)),
         }
-        seconds = await interleaved(subjects, options.rounds, dict.fromkeys(subjects, options.calls), 1)
+        seconds = await interleaved(subjects, options.rounds, options.calls, 1)
     return {"tls/httpx at 1": ratio(seconds["ours"], seconds["theirs"])}
 
 
@@ -271,7 +271,7 @@ async def bench_stream(ports: list[int], options: argparse.Namespace) -> dict[st
     url, floor = f"http://127.0.0.1:{ports[0]}/s", Floor(ports[0])
     async with Transport() as transport:
         subjects: dict[str, Call] = {"floor": partial(floor.call, "/s"), "ours": partial(alone, transport, asking(url))}
-        seconds = await interleaved(subjects, options.rounds, dict.fromkeys(subjects, max(options.calls // 100, 3)), 1)
+        seconds = await interleaved(subjects, options.rounds, max(options.calls // 100, 3), 1)
     floor.close()
     return {"chunk/floor": ratio(seconds["ours"], seconds["floor"])}
 
