@@ -283,7 +283,8 @@ MOMENTS = pytest.mark.parametrize("moment", ["waiting", "served"])
     ("body", "secure"),
     [
         *((body, False) for body in ("none", "small", "large", "streamed", "expected")),
-        *((body, True) for body in ("small", "large", "streamed")),
+        ("large", True),
+        *(pytest.param(body, True, marks=pytest.mark.slow) for body in ("small", "streamed")),
     ],
 )
 async def test_over_sockets(body: str, secure: bool, moment: str, tls: Any) -> None:
@@ -293,7 +294,10 @@ async def test_over_sockets(body: str, secure: bool, moment: str, tls: Any) -> N
 
 
 @MOMENTS
-@pytest.mark.parametrize(("body", "secure"), [("small", False), ("large", False), ("streamed", False), ("large", True)])
+@pytest.mark.parametrize(
+    ("body", "secure"),
+    [("small", False), ("large", False), ("streamed", False), pytest.param("large", True, marks=pytest.mark.slow)],
+)
 async def test_in_memory(body: str, secure: bool, moment: str, tls: Any) -> None:
     async with memory(tls if secure else None) as world:
         steps = await sweep(world, lambda transport: whole(transport, world.url, body), moment)
@@ -337,7 +341,7 @@ async def test_waiting_for_a_connection(moment: str) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(whole, transport, url)
             await trio.lowlevel.checkpoint()
-            for _ in range(3):
+            for _ in range(2):
                 nursery.start_soon(whole, transport, url)
 
     async with memory() as world:

@@ -235,7 +235,7 @@ async def follow(engine: cortex.Engine) -> tuple[str, StreamInterrupted]:
 async def test_c2_a_black_hole_fails_over_at_the_connect_timer(clock: Clock, world: World, answers: Any) -> None:
     with Blackhole() as hole:
         primary = await world.serve(None) if world.virtual else hole.url
-        seconds = 5.0 if world.virtual else 0.3
+        seconds = 5.0 if world.virtual else 0.2
         spare = await world.serve(answers(SPARE))
         async with world.engine(primary, spare, policy={"connect_timeout": seconds}) as engine:
             started = trio.current_time()
@@ -251,8 +251,8 @@ async def test_c2_a_black_hole_fails_over_at_the_connect_timer(clock: Clock, wor
 async def test_c2_alone_the_timeout_is_raised(clock: Clock, world: World) -> None:
     with Blackhole() as hole:
         primary = await world.serve(None) if world.virtual else hole.url
-        async with world.engine(primary, policy={"connect_timeout": 0.2}) as engine:
-            with pytest.raises(ProviderTimeout, match=r"took more than 0\.2 s to connect") as caught:
+        async with world.engine(primary, policy={"connect_timeout": 0.1}) as engine:
+            with pytest.raises(ProviderTimeout, match=r"took more than 0\.1 s to connect") as caught:
                 await engine.complete("hi", timeout=1.0)
             assert caught.value.kind == "timeout_connect"
 
@@ -410,25 +410,25 @@ async def test_c13_a_peer_that_vanishes_after_text(clock: Clock, world: World, h
     chunked = EVENTS % b"transfer-encoding: chunked\r\n"
     primary = await world.serve(says(heard, chunked, chunk(WORD), chunk(WORD)))
     spare = await world.serve(answers(SPARE))
-    policy = {"progress_timeout": 500.0 if world.virtual else 0.3}
+    policy = {"progress_timeout": 500.0 if world.virtual else 0.2}
     async with world.engine(primary, spare, policy=policy) as engine:
         started = trio.current_time()
         shown, error = await follow(engine)
         assert shown == error.partial == "wordword"
         assert error.kind == "timeout_gap"
-        assert trio.current_time() - started == pytest.approx(75 if world.virtual else 0.3, abs=0.2)
+        assert trio.current_time() - started == pytest.approx(75 if world.virtual else 0.2, abs=0.2)
 
 
 async def test_c13_before_any_text_the_spare_answers(clock: Clock, world: World, heard: Any, answers: Any) -> None:
     primary = await world.serve(says(heard, EVENTS % b"transfer-encoding: chunked\r\n", chunk(PING), chunk(PING)))
     spare = await world.serve(answers(SPARE))
-    policy = {} if world.virtual else {"first_token_timeout": 0.3}
+    policy = {} if world.virtual else {"first_token_timeout": 0.2}
     async with world.engine(primary, spare, policy=policy) as engine:
         started = trio.current_time()
         chunks = [chunk async for chunk in engine.stream("hi")]
         assert "".join(one.content for one in chunks) == "spare"
         assert chunks[-1].metadata.attempts[0].kind == "timeout_first"
-        assert trio.current_time() - started == pytest.approx(60 if world.virtual else 0.3, abs=0.2)
+        assert trio.current_time() - started == pytest.approx(60 if world.virtual else 0.2, abs=0.2)
 
 
 # --------------------------------------------------------------------------------------------------- C15, C16: uploads
@@ -443,7 +443,7 @@ async def deaf(_stream: Any) -> None:
 
 async def test_c15_a_server_that_never_reads_is_given_up_by_the_write_timer(clock: Clock, world: World) -> None:
     url = await world.serve(deaf)
-    write = 30.0 if world.virtual else 0.3
+    write = 30.0 if world.virtual else 0.2
     started = trio.current_time()
     failure = await once(world.transport(), url, attrs.evolve(PATIENT, write=write), body=HUGE)
     assert isinstance(failure, Failure)
@@ -463,7 +463,7 @@ async def test_c15_a_cancel_of_the_upload_is_felt_at_once(clock: Clock, world: W
     assert not transport._origins
 
 
-REFUSALS = {"413": (b"413 Payload Too Large", Kind.BAD_REQUEST), "429": (b"429 Too Many Requests", Kind.RATE_LIMIT)}
+REFUSALS = {"413": b"413 Payload Too Large", "429": b"429 Too Many Requests"}
 
 
 def refuses(status: bytes, *, split: bool, lingers: bool) -> Handler:
@@ -487,12 +487,11 @@ def refuses(status: bytes, *, split: bool, lingers: bool) -> Handler:
 @pytest.mark.parametrize("lingers", [False, True], ids=["closes", "lingers"])
 @pytest.mark.parametrize("split", [False, True], ids=["at once", "in two"])
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
-@pytest.mark.parametrize("code", REFUSALS)
+@pytest.mark.parametrize("code", ["413", pytest.param("429", marks=pytest.mark.slow)])
 async def test_c16_an_early_refusal_is_heard(
     code: str, secure: bool, split: bool, lingers: bool, clock: Clock, world: World, tls: Any
 ) -> None:
-    status, _ = REFUSALS[code]
-    url = await world.serve(refuses(status, split=split, lingers=lingers), tls[0] if secure else None)
+    url = await world.serve(refuses(REFUSALS[code], split=split, lingers=lingers), tls[0] if secure else None)
     transport = world.transport(verify=tls[1])
     with trio.fail_after(2):
         failure = await once(transport, url, PATIENT, body=HUGE[:5_000_000])
@@ -503,7 +502,7 @@ async def test_c16_an_early_refusal_is_heard(
 
 
 async def test_c16_at_the_public_door(clock: Clock, world: World, answers: Any) -> None:
-    primary = await world.serve(refuses(REFUSALS["429"][0], split=False, lingers=False))
+    primary = await world.serve(refuses(REFUSALS["429"], split=False, lingers=False))
     async with world.engine(primary, await world.serve(answers(SPARE))) as engine:
         answer = await engine.complete("word " * 200_000)
         assert answer.content == "spare"
@@ -694,7 +693,7 @@ async def test_h22_endless_hints_are_ended_by_the_first_timer(
     stream: bool, clock: Clock, world: World, heard: Any
 ) -> None:
     """Each of them proves that the server is alive, and none that it will answer."""
-    seconds = 60.0 if world.virtual else 0.3
+    seconds = 60.0 if world.virtual else 0.2
     url = await world.serve(says(heard, *[HINT] * 60, every=seconds / 20))
     started = trio.current_time()
     failure = await once(world.transport(), url, attrs.evolve(PATIENT, first=Chance(seconds)), stream=stream)
@@ -716,5 +715,5 @@ async def test_h22_too_many_hints_are_refused_at_once(clock: Clock, world: World
 async def test_nothing_is_left_to_the_garbage_collector(clock: Clock, world: World, heard: Any) -> None:
     url = await world.serve(says(heard, HINT, every=0.01))
     for stream in (False, True):
-        await once(world.transport(), url, attrs.evolve(PATIENT, first=Chance(0.1)), stream=stream)
+        await once(world.transport(), url, attrs.evolve(PATIENT, first=Chance(0.05)), stream=stream)
     gc.collect()

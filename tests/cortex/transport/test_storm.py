@@ -95,7 +95,7 @@ BUSY = ["answer", "slow", "slow", "drip", "hang"]
 BROKEN = ["answer", "close", "half", "reset", "hang"]
 
 
-@pytest.mark.parametrize("seconds", [1.0, pytest.param(10.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [0.5, pytest.param(10.0, marks=pytest.mark.slow)])
 async def test_a_storm_of_cancels(seconds: float, ask: Any, heard: Any, serving: Any) -> None:
     """There are fewer connections than calls: some are cancelled while they wait for one."""
     moods = list(BUSY)
@@ -132,7 +132,7 @@ async def test_peers_that_vanish(ask: Any, heard: Any, serving: Any) -> None:
 # --------------------------------------------------------------------------------------------------- the public door
 
 
-@pytest.mark.parametrize("seconds", [0.5, pytest.param(5.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [0.3, pytest.param(5.0, marks=pytest.mark.slow)])
 async def test_a_storm_at_the_public_door(seconds: float, lab: Any) -> None:
     """Calls that run, and calls that wait to be let in."""
     before = open_files()
@@ -183,7 +183,7 @@ class Exhausted:
 
 async def test_no_descriptor_for_one_more_connection(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is our own fault: told as such, nobody's health suffers, what is under way goes on, and it heals at once."""
-    lab.primary.script(Reply("one two three four five", pace=0.05))
+    lab.primary.script(Reply("one two three four five", pace=0.02))
     async with lab.wall, lab.engine(sockets=True) as engine:
         stream = engine.stream("hi")
         assert (await anext(stream)).content == "one"
