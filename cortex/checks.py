@@ -19,6 +19,15 @@ def kind(value: object) -> str:
     return "None" if value is None else type(value).__name__
 
 
+def raised(error: Exception) -> str:
+    """What a user's own code raised, in words; also an error that cannot say what it is."""
+    try:
+        text = str(error)
+    except Exception:  # its __str__ is the user's own
+        text = "(its text cannot be read)"
+    return f"{type(error).__name__}: {text}"
+
+
 def number(
     field: str,
     value: object,

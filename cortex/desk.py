@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 import attrs
 import trio
 
+from cortex import checks
 from cortex.ledger import Ledger, Numbering
 from cortex.messages import ToolCall, ToolResult
 from cortex.protocol import Caller
-from cortex.schemas import in_words
 from cortex.tools import Tool, identity, render, validate
 
 
@@ -56,7 +56,7 @@ class Desk:
             try:
                 value = await self.caller.run(tool.fn, arguments, is_async=tool.is_async)
             except Exception as error:
-                return _error(call, in_words(error))
+                return _error(call, checks.raised(error))
             return ToolResult(call.id, call.name, render(value))
         return None
 

@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import functools
 import json
-import operator
 import re
-import sys
 import types
-import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from cortex import checks
 from cortex.errors import ConfigError
+from cortex.hints import adapted, misfits, reason
 from cortex.messages import OutputSchema
 
 if TYPE_CHECKING:
@@ -111,17 +109,16 @@ def _known(output_type: Any) -> _Known:
 
 def _learn(output_type: Any) -> _Known:
     from pydantic import TypeAdapter
-    from pydantic.errors import PydanticUserError
 
     try:
         if isinstance(output_type, types.FunctionType):  # pydantic would take its parameters for a type
             raise TypeError("a function is no type")
         adapter: TypeAdapter[Any] = TypeAdapter(adapted(output_type))
         return _Known(adapter, tidy(adapter.json_schema(schema_generator=quiet_generator())))
-    except (PydanticUserError, NameError, TypeError, RecursionError) as error:
+    except misfits() as error:
         raise ConfigError(
             "output_type: must be a dict with a JSON schema, a dataclass, a TypedDict, a pydantic model or an attrs "
-            f"class, not {checks.kind(output_type)}: {first_line(error)}"
+            f"class, not {checks.kind(output_type)}: {reason(error)}"
         ) from None
 
 
@@ -246,80 +243,6 @@ def _is(value: Any, name: str) -> bool:
     return isinstance(value, _TYPES.get(name, (object,)))
 
 
-# ------------------------------------------------------------------------------------------ types pydantic lacks
-
-
-def adapted(hint: Any) -> Any:
-    """`hint` with each attrs class, and before Python 3.12 each `typing.TypedDict`, in a form that pydantic knows."""
-    if isinstance(hint, type) and attrs.has(hint):
-        return _adapted_attrs(hint)
-    if sys.version_info < (3, 12) and typing.is_typeddict(hint):
-        return _adapted_typed_dict(hint)
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (None, typing.Literal) or not all(_is_hint(arg) for arg in args[:1]):
-        return hint
-    if origin is typing.Annotated:
-        return typing.Annotated[(adapted(args[0]), *args[1:])]
-    inner = tuple(adapted(arg) if _is_hint(arg) else arg for arg in args)
-    if inner == args:
-        return hint
-    return functools.reduce(operator.or_, inner) if origin in (typing.Union, types.UnionType) else origin[inner]
-
-
-def _is_hint(arg: Any) -> bool:
-    return not isinstance(arg, list) and arg is not Ellipsis
-
-
-def _adapted_typed_dict(hint: Any) -> Any:
-    from typing_extensions import TypedDict
-
-    fields = {}
-    for name, inner in typing.get_type_hints(hint, include_extras=True).items():
-        # The sets of keys miss a mark that stands in a postponed annotation, so the mark itself goes first.
-        required = {typing.Required: True, typing.NotRequired: False}.get(
-            typing.get_origin(inner), name in hint.__required_keys__
-        )
-        fields[name] = (typing.Required if required else typing.NotRequired)[adapted(_bare(inner))]
-    return TypedDict(hint.__name__, fields)  # type: ignore[operator]
-
-
-def _bare(hint: Any) -> Any:
-    """Without Required[...] and NotRequired[...]."""
-    while typing.get_origin(hint) in (typing.Required, typing.NotRequired):
-        (hint,) = typing.get_args(hint)
-    return hint
-
-
-def _adapted_attrs(cls: type[Any]) -> Any:
-    """A dict of its fields, from which the class is then built: its own validators and converters have their say."""
-    from pydantic import GetPydanticSchema
-    from pydantic_core import core_schema
-    from typing_extensions import TypedDict
-
-    hints = typing.get_type_hints(cls, include_extras=True)
-    fields = {}
-    for field in attrs.fields(cls):
-        if field.init:
-            if field.name not in hints:
-                raise ConfigError(f"{cls.__name__}.{field.name}: has no type hint")
-            hint = adapted(hints[field.name])
-            fields[field.alias or field.name] = hint if field.default is attrs.NOTHING else typing.NotRequired[hint]
-    shadow = TypedDict(cls.__name__, fields)  # type: ignore[misc]
-
-    def build(values: dict[str, Any]) -> Any:
-        try:
-            return cls(**values)
-        except (ValueError, AssertionError):
-            raise
-        except Exception as error:  # pydantic lets only these two be a fault of the data
-            raise ValueError(in_words(error)) from None
-
-    def schema(_: Any, handler: Callable[[Any], Any]) -> Any:
-        return core_schema.no_info_after_validator_function(build, handler(shadow))
-
-    return typing.Annotated[cls, GetPydanticSchema(schema)]
-
-
 # --------------------------------------------------------------------------------------------------- error texts
 
 
@@ -328,25 +251,11 @@ def faults(error: Exception) -> str:
     from pydantic import ValidationError
 
     if not isinstance(error, ValidationError):
-        return in_words(error)
+        return checks.raised(error)
     found = error.errors(include_url=False, include_context=False, include_input=False)
     return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in found)
-
-
-def in_words(error: Exception) -> str:
-    """What a user's own code raised; an error that cannot even say what it is, too."""
-    try:
-        text = str(error)
-    except Exception:  # its __str__ is the user's own
-        text = "(its text cannot be read)"
-    return f"{type(error).__name__}: {text}"
 
 
 def bounded(text: str) -> str:
     """A text for the model, not longer than it has to be."""
     return text if len(text) <= FAULT_LIMIT else text[:FAULT_LIMIT] + " ..."
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -20,8 +20,9 @@ import attrs
 from cortex import checks
 from cortex.docstrings import parameter_texts, summary
 from cortex.errors import ConfigError
+from cortex.hints import adapted, misfits, reason
 from cortex.messages import ToolSpec
-from cortex.schemas import Parsed, adapted, bounded, faults, first_line, parse_output, quiet_generator, schema_of, tidy
+from cortex.schemas import Parsed, bounded, faults, parse_output, quiet_generator, schema_of, tidy
 from cortex.wire.output import PREFIX
 
 if TYPE_CHECKING:
@@ -139,21 +140,21 @@ def _model_of(
     The fields have names of their own, because a model refuses some (`schema`, `_x`) that a parameter may have.
     """
     from pydantic import ConfigDict, Field, create_model
-    from pydantic.errors import PydanticUserError
 
     fields: dict[str, Any] = {}
     names: dict[str, str] = {}
-    for index, parameter in enumerate(_parameters(field, fn)):
-        hint = parameter.annotation
-        default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-        described = _description(hint, texts.get(parameter.name))
-        fields[f"p{index}"] = (adapted(hint), Field(default, alias=parameter.name, **described))
-        names[f"p{index}"] = parameter.name
+    parameters = _parameters(field, fn)
     try:
+        for index, parameter in enumerate(parameters):
+            hint = parameter.annotation
+            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+            described = _description(hint, texts.get(parameter.name))
+            fields[f"p{index}"] = (adapted(hint), Field(default, alias=parameter.name, **described))
+            names[f"p{index}"] = parameter.name
         model: type[BaseModel] = create_model("arguments", __config__=ConfigDict(extra="forbid"), **fields)
         _parameters_schema(model)
-    except (PydanticUserError, TypeError, NameError, RecursionError) as error:
-        raise ConfigError(f"{field}: a type hint has no JSON schema: {first_line(error)}") from None
+    except misfits() as error:
+        raise ConfigError(f"{field}: a type hint has no JSON schema: {reason(error)}") from None
     return model, names
 
 

@@ -17,7 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cortex.errors import ConfigError
-from cortex.schemas import Parsed, adapted, parse_output, schema_of
+from cortex.hints import adapted
+from cortex.schemas import Parsed, parse_output, schema_of
+
+T = typing.TypeVar("T")
 
 
 @dataclasses.dataclass
@@ -159,9 +162,107 @@ def test_typed_dicts_keep_what_may_be_missing() -> None:
     assert parse_output(Loose, json.dumps({"parts": [json.loads(ANN_TEXT)]})) == Parsed({"parts": [ANN]})
 
 
+@attrs.frozen
+class Box(typing.Generic[T]):
+    inside: T
+    more: list[T] = attrs.field(factory=list)
+
+
+@attrs.frozen
+class Pair(typing.Generic[T]):
+    box: Box[T]
+
+
+@dataclasses.dataclass
+class Shelf:
+    first: Attrs
+    by_name: dict[str, Attrs] = dataclasses.field(default_factory=dict)
+    high: bool = False
+
+
+@dataclasses.dataclass
+class Rack(typing.Generic[T]):
+    of: T
+
+
+class Drawer(typing.TypedDict):
+    holds: Attrs
+    label: NotRequired[str]
+
+
+class WideDrawer(typing_extensions.TypedDict):
+    holds: Attrs
+
+
+@dataclasses.dataclass
+class Branch:
+    name: str
+    twigs: list[Branch] = dataclasses.field(default_factory=list)
+
+
+BORN = {"name": "Ann", "born": "1990-01-02"}
+IT = Attrs("Ann", datetime.date(1990, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "value"),
+    [
+        (Box[int], {"inside": 1, "more": [2]}, Box(1, [2])),
+        (Box[Attrs], {"inside": BORN}, Box(IT)),
+        (Pair[int], {"box": {"inside": 1}}, Pair(Box(1))),
+        (Shelf, {"first": BORN, "by_name": {"a": BORN}}, Shelf(IT, {"a": IT})),
+        (Rack[Attrs], {"of": BORN}, Rack(IT)),
+        (Rack[int], {"of": 1}, Rack(1)),
+        (list[Shelf], {"value": [{"first": BORN}]}, [Shelf(IT)]),
+        (Drawer, {"holds": BORN}, {"holds": IT}),
+        (WideDrawer, {"holds": BORN}, {"holds": IT}),
+        (Branch, {"name": "a", "twigs": [{"name": "b"}]}, Branch("a", [Branch("b")])),
+    ],
+    ids=str,
+)
+def test_classes_stand_in_one_another(kind: Any, given: Any, value: Any) -> None:
+    assert set(schema_of(kind).schema["properties"]) >= set(given)
+    assert parse_output(kind, json.dumps(given)) == Parsed(value)
+
+
+def test_what_a_generic_class_holds_is_checked() -> None:
+    assert parse_output(Box[int], '{"inside": "x"}').fault.startswith("inside: ")
+    assert parse_output(Shelf, '{"first": {"name": "Ann"}}').fault.startswith("first.born: ")
+    assert parse_output(Shelf, "{}").fault.startswith("first: ")
+
+
 def test_types_that_need_no_adapting_stay_the_same() -> None:
     for hint in (int, list[int], int | None, Model, Literal["a"], typing.Annotated[int, 1], typing.Any):
         assert adapted(hint) is hint or adapted(hint) == hint
+
+
+@attrs.frozen
+class Endless:
+    inner: list[Endless] = attrs.field(factory=list)
+
+
+@dataclasses.dataclass
+class Ahead:
+    code: typing.Annotated[str, pydantic.Field(pattern="(?=a)")]
+
+
+@attrs.frozen
+class Bare:
+    x = attrs.field()
+
+
+@pytest.mark.parametrize(
+    ("kind", "match"),
+    [
+        (Endless, "Endless holds itself"),
+        (list[Endless], "Endless holds itself"),
+        (Ahead, "look-around"),
+        (Bare, r"Bare\.x has no type hint"),
+    ],
+)
+def test_a_class_that_cannot_be_read_is_named(kind: Any, match: str) -> None:
+    with pytest.raises(ConfigError, match=f"^output_type: .*{match}"):
+        schema_of(kind)
 
 
 def test_none_asks_for_nothing() -> None:

@@ -183,6 +183,11 @@ def test_a_callable_object_and_a_bound_method_serve() -> None:
     assert build(Desk().read).parameters["required"] == ["page"]
 
 
+@attrs.frozen
+class Endless:
+    inner: list[Endless] = attrs.field(factory=list)
+
+
 def unhinted(a) -> None: ...  # type: ignore[no-untyped-def]
 def starred(*args: int) -> None: ...
 def keyed(**kwargs: int) -> None: ...
@@ -190,6 +195,8 @@ def positional(a: int, /) -> None: ...
 def unreadable(a: Missing) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 def unschemable(a: Callable[[int], int]) -> None: ...
 def unknown_class(a: pytest.Item) -> None: ...
+def endless(a: Endless) -> None: ...
+def ahead(a: Annotated[str, pydantic.Field(pattern="(?=a)")]) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -202,6 +209,8 @@ def unknown_class(a: pytest.Item) -> None: ...
         (unreadable, r"^tool unreadable: a type hint cannot be read: .*Missing"),
         (unschemable, r"^tool unschemable: a type hint has no JSON schema"),
         (unknown_class, r"^tool unknown_class: a type hint has no JSON schema"),
+        (endless, r"^tool endless: a type hint has no JSON schema: Endless holds itself"),
+        (ahead, r"^tool ahead: a type hint has no JSON schema: .*look-around"),
         (lambda a: a, r"^tool: '<lambda>' is no name a vendor takes; pass name="),
         (functools.partial(search, "x"), r"^tool: '' is no name"),
         (5, "^tool: must be a function, not int"),
