@@ -30,6 +30,7 @@ from cortex.messages import (
     Thinking,
     ToolCall,
     ToolResult,
+    ToolSpec,
     Usage,
 )
 from cortex.wire.codec import EFFORT_TOKENS, HttpCall, HttpReply, Json, Target, Wire, get, post
@@ -39,6 +40,7 @@ from cortex.wire.gemini_args import PartialArgs
 from cortex.wire.history import CLOSING, Turn, TurnRole, in_role, tidy
 from cortex.wire.output import by_tool
 from cortex.wire.stream import Fold, StreamDecoder, decode_with
+from cortex.wire.subsets import gemini_schema
 from cortex.wire.values import arguments_object, as_dict, as_list, as_text, base64_of, count, dumps, media_type
 
 RULES = Rules(
@@ -115,15 +117,13 @@ def encode(request: Request, target: Target) -> HttpCall:
     notes = [*history.notes, *left_out]
     config = _config(request, target, model, notes)
     if request.output:
-        config |= {"responseMimeType": "application/json", "responseJsonSchema": request.output.schema}
+        schema = gemini_schema(request.output.schema, notes)
+        config |= {"responseMimeType": "application/json", "responseJsonSchema": schema}
     body: dict[str, Any] = {"contents": Json([b"[", *contents, CLOSING, b"]"])}
     if history.system:
         body["systemInstruction"] = {"parts": [{"text": history.system}]}
     if request.tools:
-        body["tools"] = [{"functionDeclarations": [
-            {"name": tool.name, "description": tool.description, "parametersJsonSchema": tool.parameters}
-            for tool in request.tools
-        ]}]  # fmt: skip
+        body["tools"] = [{"functionDeclarations": [_function(tool, notes) for tool in request.tools]}]
         if request.tool_choice is not None:
             body["toolConfig"] = {"functionCallingConfig": _choice(request.tool_choice)}
         if request.parallel_tools is False:
@@ -195,6 +195,11 @@ def _auth(target: Target) -> dict[str, str]:
     if "/projects/" in target.base_url:  # Vertex takes a token, no key
         return {"authorization": f"Bearer {target.api_key}"}
     return {"x-goog-api-key": target.api_key}
+
+
+def _function(tool: ToolSpec, notes: list[str]) -> dict[str, Any]:
+    parameters = gemini_schema(tool.parameters, notes)
+    return {"name": tool.name, "description": tool.description, "parametersJsonSchema": parameters}
 
 
 def _choice(choice: str) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from cortex.messages import Image, Kind, OutputSchema, Request
 from cortex.wire.codec import HttpCall, Target, get
 from cortex.wire.faults import Rules, phrase
 from cortex.wire.history import History
-from cortex.wire.openai_rows import Row, is_azure, is_strict
+from cortex.wire.openai_rows import Row, is_azure
 from cortex.wire.output import by_tool
+from cortex.wire.subsets import strict_schema
 from cortex.wire.values import base64_of, dumps, media_type
 
 AZURE_API_VERSION = "2024-10-21"  # https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle
@@ -119,8 +120,10 @@ def system_of(request: Request, history: History, target: Target, row: Row) -> s
 
 def named_schema(output: OutputSchema, row: Row) -> dict[str, Any]:
     """The schema of a structured answer, strict where it can be."""
-    schema: dict[str, Any] = {"name": row.safe_name(output.name), "schema": output.schema}
-    return {**schema, "strict": True} if is_strict(output.schema) else schema
+    name, strict = row.safe_name(output.name), strict_schema(output.schema)
+    if strict is None:
+        return {"name": name, "schema": output.schema}
+    return {"name": name, "schema": strict, "strict": True}
 
 
 def set_sampling(body: dict[str, Any], request: Request, target: Target, row: Row, notes: list[str]) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
@@ -167,30 +166,3 @@ def row_of(target: Target) -> Row:
         return AZURE
     host = host_of(target.base_url)
     return next((row for row in ROWS if host == row.host or host.endswith("." + row.host)), _OTHER)
-
-
-# https://platform.openai.com/docs/guides/structured-outputs#supported-schemas
-_STRICT_KEYS = {
-    "type", "properties", "required", "additionalProperties", "items", "enum", "const", "anyOf", "$ref", "$defs",
-    "title", "description", "pattern", "format", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
-    "multipleOf", "minItems", "maxItems",
-}  # fmt: skip
-_STRICT_FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid")
-
-
-def is_strict(schema: Mapping[str, Any]) -> bool:
-    """Whether a schema meets what strict mode asks: an object at the root, every object closed, with all its properties
-    required, and no keyword that it does not know. One that does not is sent as a guide.
-    """
-    return schema.get("type") == "object" and "anyOf" not in schema and _is_strict(schema)
-
-
-def _is_strict(schema: Any) -> bool:
-    if not isinstance(schema, Mapping) or not _STRICT_KEYS.issuperset(schema):
-        return False
-    properties, defs = dict(schema.get("properties") or {}), dict(schema.get("$defs") or {})
-    is_object = schema.get("type") == "object" or "properties" in schema
-    closed = schema.get("additionalProperties") is False and set(properties) == set(schema.get("required") or ())
-    inner = [*properties.values(), *defs.values(), *(schema.get("anyOf") or ())]
-    inner += [schema["items"]] if "items" in schema else []
-    return (closed or not is_object) and schema.get("format", "date") in _STRICT_FORMATS and all(map(_is_strict, inner))

@@ -76,6 +76,10 @@ fields = st.sampled_from(
         {"allOf": [{"$ref": "#/$defs/a"}]},
         {"type": "object", "additionalProperties": {"type": "string"}},
         {"enum": ["x", "minLength"], "description": "d"},
+        {"$ref": "#/$defs/a", "description": "d"},
+        {"type": "object", "properties": {"b": {"$ref": "#/$defs/a"}}, "required": ["b"]},
+        {},
+        {"const": True},
         {"type": "string", "default": "x"},
     ]
 )

@@ -118,20 +118,47 @@ def check_strict(schema: Any) -> None:
     assert "anyOf" not in schema
     for one in subschemas(schema):
         assert set(one) <= STRICT, set(one) - STRICT
+        assert "$ref" not in one or set(one) == {"$ref"}, "nothing may stand beside a $ref"
+        assert {"type", "anyOf", "$ref"} & set(one), "without a type"
+        assert one.get("type") != "array" or "items" in one
         assert one.get("format", "date") in FORMATS
         if one.get("type") == "object" or "properties" in one:
             assert one.get("additionalProperties") is False
             assert set(one.get("required", [])) == set(one.get("properties", {}))
 
 
-def check_gemini_schema(schema: Any) -> None:
-    """https://ai.google.dev/api/generate-content: `responseJsonSchema`, and `parametersJsonSchema` with it.
+GEMINI = words(
+    "$id $defs $ref $anchor type format title description enum items prefixItems minItems maxItems minimum maximum"
+    " anyOf oneOf properties additionalProperties required propertyOrdering"
+)
 
-    What it does not know in a schema it ignores: https://ai.google.dev/gemini-api/docs/structured-output
-    """
+
+def check_gemini_schema(schema: Any) -> None:
+    """https://ai.google.dev/api/generate-content: `responseJsonSchema`, and `parametersJsonSchema` with it."""
     for one in subschemas(schema):
+        assert set(one) <= GEMINI, set(one) - GEMINI
         assert "$ref" not in one or all(key.startswith("$") for key in one), "nothing may stand beside a $ref"
-        assert all(isinstance(value, str | int | float) for value in one.get("enum", []))
+        assert all(isinstance(value, str | int | float) and value not in (True, False) for value in one.get("enum", []))
+    for name, one in {"#": schema, **{f"#/$defs/{name}": one for name, one in schema.get("$defs", {}).items()}}.items():
+        for field in set(one.get("required", [])) & set(one.get("properties", {})):
+            assert name not in reached(one["properties"][field], schema), f"{field} is required, and needs its own"
+
+
+def reached(schema: Any, root: Any) -> set[str]:
+    """The references that a value of this schema cannot do without."""
+    found: set[str] = set()
+    todo = [schema]
+    while todo:
+        one = todo.pop()
+        if not isinstance(one, dict):
+            continue
+        if one.get("$ref") not in {None, *found}:
+            found.add(one["$ref"])
+            todo.append(root if one["$ref"] == "#" else root.get("$defs", {}).get(one["$ref"].removeprefix("#/$defs/")))
+        todo += [one.get("properties", {}).get(name) for name in one.get("required", [])]
+        todo.append(one.get("items"))
+        todo += [inner for key in ("anyOf", "oneOf", "prefixItems") for inner in one.get(key, [])]
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------------ OpenAI

@@ -172,7 +172,7 @@ def test_tool_choice(word: str, choice: Any) -> None:
 
 
 def test_a_schema_is_the_texts_format() -> None:
-    closed = {"type": "object", "properties": {"n": {}}, "required": ["n"], "additionalProperties": False}
+    closed = {"type": "object", "properties": {"n": {"type": "null"}}, "required": ["n"], "additionalProperties": False}
     loose = {"type": "object", "properties": {"n": {}}}
     sent = encode(Request(HELLO, output=OutputSchema("an answer", closed)))
     assert sent["text"] == {"format": {"type": "json_schema", "name": "an_answer", "schema": closed, "strict": True}}

@@ -29,7 +29,7 @@ from cortex.wire.codec import Target
 SEALED = json.dumps({"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "sealed"})
 SCHEMA = {
     "type": "object",
-    "properties": {"a": {"type": "string"}, "b": {"anyOf": [{"enum": ["x"]}, {"$ref": "#/$defs/c"}]}},
+    "properties": {"a": {"type": "string"}, "b": {"anyOf": [{"type": "string", "enum": ["x"]}, {"$ref": "#/$defs/c"}]}},
     "required": ["a", "b"],
     "additionalProperties": False,
     "$defs": {"c": {"type": "array", "items": {"type": "integer"}}},
@@ -92,6 +92,7 @@ MORE: list[tuple[str, str, dict[str, Any]]] = [  # what no single damage does: t
     ("openai_chat", "", {"stream_options": {"include_usage": True}}),
     ("openai_chat", "tools.0.function.parameters", {"anyOf": []}),
     ("openai_chat", "response_format.json_schema.schema.properties.a", {"format": "uri"}),
+    ("openai_chat", "response_format.json_schema.schema.properties.a", {"$ref": "#/$defs/c"}),
     ("openai_responses", "", {"include": ["all"]}),
     ("openai_responses", "input.1", {"summary": [{"type": "text"}]}),
     ("anthropic", "", {"tools": [], "messages": [HELLO]}),
@@ -101,6 +102,7 @@ MORE: list[tuple[str, str, dict[str, Any]]] = [  # what no single damage does: t
     ("anthropic", "", {"messages": [HELLO, {"role": "assistant", "content": [IMAGE]}]}),
     ("gemini", "generationConfig.thinkingConfig", {"thinkingBudget": 1, "thinkingLevel": "low"}),
     ("gemini", "tools.0.functionDeclarations.0.parametersJsonSchema.properties.a", {"$ref": "#/$defs/c"}),
+    ("gemini", "tools.0.functionDeclarations.0.parametersJsonSchema.properties", {"a": {"$ref": "#"}}),
 ]
 
 
