@@ -29,7 +29,7 @@ class Target:
     """Where a call goes: one provider, one model there, its key and its options.
 
     `base_url` has no trailing slash. `model` is the provider's own name for the model. `options` are the provider's
-    dialect options as configured (organization, api_version, thinking_budget, ...).
+    dialect options as configured (organization, api_version, thinking_budget, ...), `kind` what it is said to be.
     """
 
     provider: str
@@ -38,6 +38,7 @@ class Target:
     api_key: str | None = attrs.field(default=None, repr=False)
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     options: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    kind: str = ""
 
     @property
     def issuer(self) -> Issuer:

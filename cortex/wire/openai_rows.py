@@ -155,8 +155,12 @@ def host_of(base_url: str) -> str:
 
 
 def is_azure(target: Target) -> bool:
-    """Whether the target speaks Azure's variant: another address, another header for the key."""
-    named = target.options.get("api_version") or "/deployments/" in target.base_url
+    """Whether the target speaks Azure's variant: another address, another header for the key.
+
+    Its kind says so wherever it is: there are clouds of states, and gateways. A provider of another kind tells by its
+    address.
+    """
+    named = target.kind == "azure" or target.options.get("api_version") or "/deployments/" in target.base_url
     return bool(named) or host_of(target.base_url).endswith(".azure.com")
 
 

@@ -277,3 +277,20 @@ def test_i27_a_key_is_never_shown(chance: Any, key: str) -> None:
         logging.getLogger().removeHandler(handler)
     assert said
     assert not [text for text in said if key in text]
+
+
+async def test_what_a_provider_is_its_kind_says_and_not_its_host(autojump_clock: Any) -> None:
+    """Azure behind a gateway of one's own: its addresses, and its header for the key."""
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        choice = {"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}
+        return httpx.Response(200, json={"choices": [choice]})
+
+    providers = {"mine": {"kind": "azure", "api_key": "k", "base_url": "https://gateway.corp/oai"}}
+    async with cortex.Engine(providers, worker_model="mine/dep", transport=httpx.MockTransport(answer)) as engine:
+        await engine.complete("hi")
+    (request,) = asked
+    assert request.url.path == "/oai/openai/deployments/dep/chat/completions"
+    assert (request.headers["api-key"], request.headers.get("authorization")) == ("k", None)

@@ -111,6 +111,26 @@ def test_azure_has_other_addresses_and_another_header(base_url: str, options: di
 
 
 @pytest.mark.parametrize(
+    ("base_url", "root"),
+    [
+        ("https://r.openai.azure.us", "https://r.openai.azure.us/openai"),
+        ("https://corp.azure-api.net/oai", "https://corp.azure-api.net/oai/openai"),
+    ],
+)
+@pytest.mark.parametrize("wire", ["openai_chat", "openai_responses"])
+def test_azure_is_known_by_its_kind_wherever_it_is(wire: str, base_url: str, root: str) -> None:
+    """A sovereign cloud, and Azure's own gateway."""
+    azure = Target("p", base_url, "gpt-5", "k", kind="azure")
+    call = WIRES[wire].encode(Request(HELLO, max_tokens=9), azure)
+    chat = f"{root}/deployments/gpt-5/chat/completions?api-version=2024-10-21"
+    assert call.url == (chat if wire == "openai_chat" else f"{root}/v1/responses")
+    assert dict(call.headers)["api-key"] == "k"
+    assert "authorization" not in dict(call.headers)
+    assert {"max_completion_tokens", "max_output_tokens"} & set(body_of(call))
+    assert WIRES[wire].probe(azure).url == f"{root}/models?api-version=2024-10-21"
+
+
+@pytest.mark.parametrize(
     ("base_url", "options", "url"),
     [
         ("https://api.openai.com/v1", {}, "https://api.openai.com/v1/models"),
