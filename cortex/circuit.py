@@ -36,6 +36,7 @@ TRIALS: Final = 2  # trials that must succeed before the ramp
 RAMP: Final = 30.0  # the ramp's length, with ...
 RAMP_OKS: Final = 3  # ... so many successes
 RAMP_FAILS: Final = 2  # failures in a row that open again
+SILENCES: Final = 3  # waits in vain in a row, each too short for blame, that put a lane behind others
 PROBE_MIN_OPEN: Final = 2.0  # a probe shortens an opening to no less than this
 PROBE_TRUST: Final = 90.0  # a failed probe holds the trials back for so long ...
 PROBE_HOLD: Final = 600.0  # ... and however many fail, this long
@@ -49,6 +50,7 @@ class Signal(StrEnum):
     OK = "success"
     FAIL = "failure"
     NEUTRAL = "no verdict"
+    SILENT = "silent to a caller in a hurry"
     FATAL = "auth, billing, config"
     PROBE_OK = "probe ok"
     PROBE_FAIL = "probe failed"
@@ -69,6 +71,7 @@ class Context:
     sole: bool = False
     outcome: Outcome | None = None
     trial: bool = False
+    silent: float = 0.0
 
 
 # ------------------------------------------------------------------------------------------------------------ the moves
@@ -128,6 +131,7 @@ def _tally(health: Health, ctx: Context, *, ok: bool, streak: int) -> Health:
         window=(*recent[expired:], (ctx.now, ok)),
         ewma=health.ewma + ALPHA * (ok - health.ewma),
         samples=health.samples + 1,
+        silences=0 if ok else health.silences,
         last_used=ctx.now,
         streak=streak,
     )
@@ -148,6 +152,22 @@ def _failed(health: Health, ctx: Context) -> Health:
 
 def _succeeded(health: Health, ctx: Context) -> Health:
     return _weigh(_tally(health, ctx, ok=True, streak=0), ctx)
+
+
+def _silent(health: Health, ctx: Context) -> Health:
+    """It may only be slow, and the caller in a hurry. But who says nothing to several in a row stands behind others:
+    a lane that hangs would otherwise be paid for on every call of those who never wait long."""
+    health = attrs.evolve(
+        health,
+        silences=min(health.silences + 1, N_MAX),
+        last_used=ctx.now,
+        calm=None,
+        first=health.first.longer_than(ctx.silent, ctx.now),
+        answer=health.answer.longer_than(ctx.silent, ctx.now),
+    )
+    if health.state is State.DEGRADED or health.silences < SILENCES:
+        return health
+    return _degrade(health, ctx, "said nothing to several callers in a row, who had not long to wait")
 
 
 def _weigh(health: Health, ctx: Context) -> Health:
@@ -352,6 +372,7 @@ _RESTART = Rule((State.HALF_OPEN,), "", _restarted)
 _IN_SERVICE: Final[dict[Signal, Rule]] = {
     Signal.BEGAN: _STAY,
     Signal.NEUTRAL: _STAY,
+    Signal.SILENT: _STAY,
     Signal.FATAL: _DISABLE,
     Signal.PROBE_OK: _STAY,
     Signal.PROBE_FAIL: _STAY,
@@ -370,12 +391,14 @@ TABLE: Final[dict[State, dict[Signal, Rule]]] = {
         Signal.FAIL: Rule(
             (State.OPEN, State.DEGRADED), "k in a row or half of 8 (open), average below 0.8 (degraded)", _failed
         ),
+        Signal.SILENT: Rule((State.DEGRADED,), "3 in a row", _silent),
     },
     State.DEGRADED: {
         **_IN_SERVICE,
         Signal.TIME: Rule((State.HEALTHY,), "well for 30 s, or unused for 60 s", _recover),
         Signal.OK: Rule((), "", _succeeded),
         Signal.FAIL: Rule((State.OPEN,), "k in a row or half of 8", _failed),
+        Signal.SILENT: Rule((), "", _silent),
     },
     State.OPEN: {
         **_IN_SERVICE,
@@ -395,6 +418,7 @@ TABLE: Final[dict[State, dict[Signal, Rule]]] = {
         Signal.OK: Rule((State.RAMPING,), "two trials", _trial_succeeded),
         Signal.FAIL: Rule((State.OPEN,), "", _trial_failed),
         Signal.NEUTRAL: Rule((), "the permit comes back", _return_permit),
+        Signal.SILENT: Rule((), "the permit comes back", _return_permit),
     },
     State.RAMPING: {
         **_IN_SERVICE,

@@ -92,7 +92,8 @@ class Answering:
 class Finished:
     """A call that began in `epoch` is over. `latency`: seconds to a whole JSON answer, None for streams and failures.
 
-    `offline`: the fault is our own network's; nobody's health suffers.
+    `offline`: the fault is our own network's; nobody's health suffers. `silent`: the seconds in which nothing came, to
+    a caller who was in a hurry.
     """
 
     outcome: Outcome
@@ -100,6 +101,7 @@ class Finished:
     trial: bool = False
     latency: float | None = None
     offline: bool = False
+    silent: float | None = None
 
 
 @attrs.frozen
@@ -207,7 +209,11 @@ def _read_finished(health: Health, event: Finished, ctx: Context) -> tuple[Healt
         health = _close_gate(health, outcome, ctx)
     if event.epoch != health.epoch:
         return health, None, ctx
-    return health, _signal(health, event, ctx.now), attrs.evolve(ctx, outcome=outcome, trial=event.trial)
+    return (
+        health,
+        _signal(health, event, ctx.now),
+        attrs.evolve(ctx, outcome=outcome, trial=event.trial, silent=event.silent or 0.0),
+    )
 
 
 def _learns(health: Health, now: float) -> bool:
@@ -233,6 +239,8 @@ def _signal(health: Health, event: Finished, now: float) -> Signal:
     outcome = event.outcome
     if outcome.ok:
         return Signal.OK
+    if event.silent is not None and health.scope is Scope.LANE:
+        return Signal.SILENT
     if event.offline or outcome.scope is not health.scope:
         return Signal.NEUTRAL
     if outcome.cls in FATAL:

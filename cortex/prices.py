@@ -23,6 +23,7 @@ def lists() -> Prices | None:
     import genai_prices
     from genai_prices import data_snapshot
 
+    data_snapshot.get_snapshot()  # read now: the first answer may come when no file can be opened
     unknown: dict[tuple[str, str], object] = {}
     """Who is in no list, and which list that was: a gateway, a server of one's own. Looking once more takes as long."""
 

@@ -37,6 +37,9 @@ TRIAL_UNKNOWN = 10.0
 PROGRESS_REASONING = 180.0
 WRITE_BASE, WRITE_RATE = 30.0, 100_000.0
 
+_MOST = 0.8
+"""Of the time left: what one of several may have."""
+
 _OWN_TIMER_FIRST = 0.98
 """Of the time left: the attempt's own timer fires before the call's deadline, so that somebody is blamed."""
 
@@ -67,16 +70,16 @@ class Timers:
 def answer_budget(*, remaining: float, spares: int, configured: float | None, p95: float | None) -> Chance:
     """For a whole JSON answer: a fair share of what is left, at least the floor; without a spare all of it.
 
-    Where the floor would leave nothing for the spare the time is shared all the same, so that somebody who could answer
-    is asked; but nobody is cut short of twice what is usual for it (`p95`).
+    The floor takes no more than half, so that somebody who could answer is asked in time; and nobody is cut short of
+    twice what is usual for it (`p95`), as long as a fifth is left for the others.
     """
     if configured is not None:
         return _within(configured, remaining, fair_from=0.0)
     fair = ANSWER_FLOOR if p95 is None else min(ANSWER_FLOOR, max(4 * p95, FIRST_TOKEN_MIN))
     share = remaining / (spares + 1)
-    if spares and share < ANSWER_FLOOR:
-        fits = remaining * _OWN_TIMER_FIRST > ANSWER_FLOOR
-        share = ANSWER_FLOOR if fits else max(share, SHARE_MIN, 2 * (p95 or 0.0))
+    if spares:
+        usual = min(2 * (p95 or 0.0), remaining * _MOST)
+        share = max(share, min(ANSWER_FLOOR, remaining / 2), usual, SHARE_MIN)
     return _within(share, remaining, fair_from=fair)
 
 

@@ -69,6 +69,10 @@ class Latency:
             recent = recent[1:]
         return Latency(max(peak, 0.001), now, recent, older)
 
+    def longer_than(self, seconds: float, now: float) -> Latency:
+        """After a wait in vain: no sample, but an answer takes no less."""
+        return attrs.evolve(self, peak=max(seconds, self.expected(now)), at=now)
+
     def expected(self, now: float) -> float:
         """What the next call will take, never 0. It decays to the prior, so that a slow lane is tried again."""
         if self.peak is None:
@@ -101,7 +105,7 @@ class Health:
     `epoch` counts changes of state; an attempt carries the one it began in. `n` counts openings, forgotten one by one
     in calm. `since`: start of the state; `until`: end of an opening, or the next recheck of a disabled one; `cause`,
     `reason`: why. `streak`: failures in a row by weight; `window`: (time, ok) of the last outcomes; `ewma`, `samples`:
-    success average; `calm`: since when a degraded one looks well, or when `n` was last changed. `gate_until`: no call
+    success average; `silences`: waits in vain in a row, each shorter than a fair chance; `calm`: since when a degraded one looks well, or when `n` was last changed. `gate_until`: no call
     before that; `gates`: rate limits in a row. `lease`: the trial's permit is out until then; `trials`, `ramp_oks`:
     successes of this half-open state and this ramp. `probes`: probes failed in a row, the last at `probed`;
     `probe_dead`: it found nobody. `rechecks`: times disabled in a row. `last_ok`, `last_used`: the last success and
@@ -120,6 +124,7 @@ class Health:
     window: tuple[tuple[float, bool], ...] = ()
     ewma: float = 1.0
     samples: int = 0
+    silences: int = 0
     calm: float | None = None
     gate_until: float | None = None
     gates: int = 0

@@ -23,6 +23,9 @@ from cortex.routing import Lane
 MAX_LANES = 256
 """Models remembered per provider; the one unused for longest leaves first."""
 
+SILENCE_SECONDS = 0.5
+"""A shorter wait in vain means nothing at all; nor does one shorter than twice what is usual for the lane."""
+
 PROBE_PAUSE = 0.1
 """Seconds between two probes at the least, whatever is due."""
 
@@ -177,14 +180,31 @@ class Ward:
             verdict = attrs.evolve(outcome, cls=Cls.LOCAL, scope=Scope.NONE)
         latency = now - running.began if outcome.ok and running.call.emit is None else None
         trial, offline = running.trial and not running.told, running.call.picked.offline
+        silent = None if offline else self._silence(running, failure, outcome, now)
         self._apply(
-            running, now, lambda epoch: health.Finished(verdict, epoch, trial=trial, latency=latency, offline=offline)
+            running,
+            now,
+            lambda epoch: health.Finished(verdict, epoch, trial=trial, latency=latency, offline=offline, silent=silent),
         )
         state = self.lanes[running.lane]
         self.lanes[running.lane] = LaneState(state.health, _learned(state, outcome, now), state.in_flight - 1)
         self.in_flight -= 1
         self._note_contact(failure, outcome, now)
         self._settle_budget(running, outcome, now)
+
+    def _silence(self, running: Running, failure: Failure | None, outcome: Outcome, now: float) -> float | None:
+        """The seconds in which nothing came, when they mean something though they are too few to blame: ended by an
+        attempt's own timer, or by the caller's deadline."""
+        waited = now - running.began
+        known = self.lanes[running.lane].health
+        usual = (known.answer if running.call.emit is None else known.first).quantile(0.95)
+        if running.told or waited < max(SILENCE_SECONDS, 2 * (usual or 0.0)):
+            return None
+        if outcome.cls is Cls.CANCELLED:
+            in_vain = now >= running.call.deadline
+        else:
+            in_vain = failure is not None and failure.kind is Kind.TIMEOUT_FIRST and not running.fair
+        return waited if in_vain else None
 
     def _apply(self, running: Running, now: float, event: Callable[[int], health.Event]) -> None:
         """The same event to the endpoint and to the lane, each with the epoch this call began in there."""

@@ -43,7 +43,7 @@ OWN = "Hello from openai."
 async def test_a_callers_hurry_harms_nobodys_health(
     timeout: float, spares: int, stream: bool, lab: Any, autojump_clock: Any
 ) -> None:
-    """I6: silence that is shorter than a fair chance proves nothing."""
+    """I6: silence that is shorter than a fair chance proves nothing; at most somebody else is asked first."""
     for name in ("openai", "anthropic"):
         lab[name].always(Hang())
     async with lab.engine(spares) as engine:
@@ -55,9 +55,9 @@ async def test_a_callers_hurry_harms_nobodys_health(
             assert isinstance(caught.value, DeadlineExceeded | NoProviderLeft | ProviderTimeout)
             trail = caught.value.attempts
             assert trail
-            assert trail[0].provider == "openai"
             assert trail[0].outcome in ("cancelled", "transient")
-            assert {one.status for one in engine.health().values()} == {"up"}
+            assert {one.status for one in engine.health().values()} <= ({"up", "slow"} if timeout > 0.5 else {"up"})
+            assert engine.health()["openai"].breaker != "open"
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -69,6 +69,45 @@ async def test_in_a_hurry_a_spare_serves_all_the_same(
     async with lab.engine() as engine:
         assert await _ask(engine, stream, timeout=timeout) == SPARE
         assert trio.current_time() < timeout
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("warm", [0, 10])
+@pytest.mark.parametrize("timeout", [1.0, 2.0, 5.0, 10.0, 20.0, 29.0, 31.0, 35.0, 59.0])
+async def test_who_is_always_in_a_hurry_does_not_pay_for_a_hang_on_every_call(
+    timeout: float, warm: int, stream: bool, lab: Any, autojump_clock: Any
+) -> None:
+    """No single wait is long enough to blame, but a few in a row put the lane behind the others."""
+    for name in ("openai", "anthropic"):
+        lab[name].always(Delay(0.2, Reply(f"Hello from {name}.")))
+    async with lab.engine() as engine:
+        for _ in range(warm):
+            await _ask(engine, stream, timeout=timeout)
+        lab.primary.always(Hang())
+        before = len(lab.primary.requests)
+        lost = 0
+        for _ in range(20):
+            started = trio.current_time()
+            try:
+                assert await _ask(engine, stream, timeout=timeout) == SPARE
+            except CortexError:
+                lost += 1
+            assert trio.current_time() - started <= timeout + 0.1
+        assert len(lab.primary.requests) - before <= 5
+        assert lost <= (3 if timeout <= 2 else 0)
+        await trio.sleep(61)  # it is tried again, once
+        lab.primary.always(Delay(0.2, Reply(OWN)))
+        assert await _ask(engine, stream, timeout=timeout) == OWN
+
+
+@pytest.mark.parametrize("timeout", [30.0, 31.0, 32.0, 35.0, 40.0, 50.0, 60.0])
+async def test_a_longer_timeout_loses_no_call_that_a_shorter_one_serves(
+    timeout: float, lab: Any, autojump_clock: Any
+) -> None:
+    lab.primary.always(Hang())
+    lab.spare.always(Delay(12, Reply(SPARE)))
+    async with lab.engine() as engine:
+        assert await _ask(engine, False, timeout=timeout) == SPARE
 
 
 async def test_a_silence_far_beyond_the_usual_is_not_paid_for_on_every_call(lab: Any, autojump_clock: Any) -> None:

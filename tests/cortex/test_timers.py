@@ -26,12 +26,14 @@ def test_with_spares_a_share_and_at_least_the_floor() -> None:
 @pytest.mark.parametrize(
     ("remaining", "p95", "chance"),
     [
-        (40, None, Chance(30)),  # ten seconds are left for the spare
+        (60, None, Chance(30)),
+        (40, None, Chance(20, fair=False)),
+        (31, None, Chance(15.5, fair=False)),  # and no cliff below
         (20, None, Chance(10, fair=False)),
         (20, 1.0, Chance(10)),  # ten times what is usual
         (20, 4.0, Chance(10, fair=False)),
         (20, 6.0, Chance(12, fair=False)),
-        (20, 11.0, Chance(math.inf, fair=False)),
+        (20, 11.0, Chance(16, fair=False)),
         (3, None, Chance(2, fair=False)),
         (2, None, Chance(math.inf, fair=False)),
     ],
