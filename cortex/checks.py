@@ -84,6 +84,17 @@ def text(field: str, value: object, *, example: str = "") -> str:
     return value.strip()
 
 
+def any_text(field: str, value: object) -> str:
+    """A text as it is, which may be blank."""
+    if not isinstance(value, str):
+        raise ConfigError(f"{field}: must be a text, not {kind(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{field}: holds half a surrogate pair, which no vendor takes; repair it first") from None
+    return value
+
+
 def one_of(field: str, value: object, choices: Collection[str]) -> str:
     """One of the words in `choices`."""
     if not isinstance(value, str):

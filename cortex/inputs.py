@@ -6,8 +6,6 @@ cannot work is a `ConfigError` that names the item, before any provider is asked
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
@@ -16,7 +14,8 @@ import attrs
 
 from cortex import checks
 from cortex.errors import ConfigError
-from cortex.messages import EFFORTS, Effort, Image, Message, Part, Role, Text, Thinking, ToolCall, ToolResult
+from cortex.images import image
+from cortex.messages import EFFORTS, Effort, Image, Issuer, Message, Part, Role, Text, Thinking, ToolCall, ToolResult
 
 _ROLES: Final[Mapping[str, Role]] = {
     "system": "system",
@@ -37,8 +36,13 @@ _PARTS: Final[Mapping[Role, tuple[type[Part], ...]]] = {
     "assistant": (Text, Thinking, Image, ToolCall),
     "tool": (ToolResult,),
 }
-_MAGIC: Final = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
-_MEDIA_TYPES: Final = ("image/png", "image/jpeg", "image/gif", "image/webp")
+_TEXTS: Final[tuple[tuple[type[Part], tuple[str, ...]], ...]] = (
+    (Text, ("text",)),
+    (Thinking, ("text",)),
+    (ToolCall, ("id", "name", "raw_arguments")),
+    (ToolResult, ("call_id", "name", "content")),
+)
+"""The fields of a part that hold a text."""
 
 
 # --------------------------------------------------------------------------------------------------- conversations
@@ -90,9 +94,27 @@ def _whole_part(field: str, part: object, role: Role) -> Part:
     if not isinstance(part, _PARTS[role]):
         kinds = checks.listed(kind.__name__ for kind in _PARTS[role])
         raise ConfigError(f"{field}: a message of {role} holds {kinds}, not {checks.kind(part)}")
-    if isinstance(part, (Text, Thinking)):
-        _text(f"{field}.text", part.text)
+    for name in next((names for kind, names in _TEXTS if isinstance(part, kind)), ()):
+        checks.any_text(f"{field}.{name}", getattr(part, name))
+    if isinstance(part, (Thinking, ToolCall)):
+        _check_seal(field, part.signature, part.issuer)
+    if isinstance(part, ToolCall):
+        return _whole_call(field, part)
     return image(field, part) if isinstance(part, Image) else part
+
+
+def _check_seal(field: str, signature: object, issuer: object) -> None:
+    if signature is not None:
+        checks.any_text(f"{field}.signature", signature)
+    if issuer is not None and not isinstance(issuer, Issuer):
+        raise ConfigError(f"{field}.issuer: must be an Issuer or None, not {checks.kind(issuer)}")
+
+
+def _whole_call(field: str, call: ToolCall) -> ToolCall:
+    """Arguments that only the text tells are read from it: not every dialect takes a text."""
+    _written(f"{field}.arguments", call.arguments)
+    told = _json(call.raw_arguments) if not call.arguments else None
+    return attrs.evolve(call, arguments=told) if isinstance(told, dict) else call
 
 
 def _from_dict(field: str, item: Mapping[Any, Any]) -> Message:
@@ -120,25 +142,25 @@ def _content(field: str, content: object, role: Role) -> tuple[Part, ...]:
     if content is None:
         return ()
     if isinstance(content, str):
-        return (Text(_text(field, content)),) if content.strip() else ()
+        return (Text(checks.any_text(field, content)),) if content.strip() else ()
     if not isinstance(content, Sequence) or isinstance(content, (bytes, bytearray)):
         raise ConfigError(f"{field}: must be a text or a list of parts, not {checks.kind(content)}")
-    parts = tuple(_part(f"{field}[{index}]", part) for index, part in enumerate(content))
+    parts = tuple(_part(f"{field}[{index}]", part, role) for index, part in enumerate(content))
     for index, part in enumerate(parts):
         if not isinstance(part, _PARTS[role]):
             raise ConfigError(f"{field}[{index}]: a message of {role} cannot hold {type(part).__name__}")
     return parts
 
 
-def _part(field: str, part: object) -> Part:
+def _part(field: str, part: object, role: Role) -> Part:
     if isinstance(part, str):
-        return Text(_text(field, part))
+        return Text(checks.any_text(field, part))
     if isinstance(part, (Text, Thinking, Image, ToolCall)):
-        return part
+        return _whole_part(field, part, role)
     fields = checks.mapping(field, part, example='{"type": "text", "text": "hello"}')
     kind = checks.one_of(f"{field}.type", fields.get("type"), ("text", "image_url"))
     if kind == "text":
-        return Text(_text(f"{field}.text", fields.get("text")))
+        return Text(checks.any_text(f"{field}.text", fields.get("text")))
     url = fields.get("image_url")
     return image(f"{field}.image_url", url.get("url") if isinstance(url, Mapping) else url)
 
@@ -151,9 +173,9 @@ def _tool_calls(field: str, calls: object) -> tuple[Part, ...]:
     return tuple(_tool_call(f"{field}[{index}]", call) for index, call in enumerate(calls))
 
 
-def _tool_call(field: str, call: object) -> ToolCall:
+def _tool_call(field: str, call: object) -> Part:
     if isinstance(call, ToolCall):
-        return call
+        return _whole_part(field, call, "assistant")
     example = '{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}'
     fields = checks.mapping(field, call, example=example)
     function = checks.mapping(f"{field}.function", fields.get("function"), example='{"name": "f", "arguments": "{}"}')
@@ -161,11 +183,24 @@ def _tool_call(field: str, call: object) -> ToolCall:
     raw = function.get("arguments", "{}")
     if isinstance(raw, Mapping):
         arguments: Any = dict(raw)
-        raw = json.dumps(arguments, ensure_ascii=False, default=str)
+        raw = _written(f"{field}.function.arguments", arguments)
     else:
-        raw = _text(f"{field}.function.arguments", raw)
+        raw = checks.any_text(f"{field}.function.arguments", raw)
         arguments = _json(raw)
     return ToolCall(checks.text(f"{field}.id", fields.get("id")), name, arguments, raw)
+
+
+def _written(field: str, arguments: object) -> str:
+    try:
+        return json.dumps(arguments, ensure_ascii=False, default=_object)
+    except (TypeError, ValueError, RecursionError):
+        raise ConfigError(f"{field}: cannot be written as JSON") from None
+
+
+def _object(value: object) -> dict[Any, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError
 
 
 def _json(raw: str) -> Any:
@@ -182,7 +217,7 @@ def _tool_result(field: str, fields: Mapping[str, Any]) -> ToolResult:
         parts = _content(f"{field}.content", content, "system")
         content = "".join(part.text for part in parts if isinstance(part, Text))
     name = fields.get("name")
-    return ToolResult(call_id, name if isinstance(name, str) else "", _text(f"{field}.content", content))
+    return ToolResult(call_id, name if isinstance(name, str) else "", checks.any_text(f"{field}.content", content))
 
 
 def _joined(read: Sequence[Message]) -> list[Message]:
@@ -248,51 +283,6 @@ def _with_images(messages: Sequence[Message], images: object) -> tuple[Message, 
     return tuple(result)
 
 
-def image(field: str, item: object) -> Image:
-    """An image: bytes (PNG, JPEG, GIF or WebP), a data URL, an http(s) URL, or an `Image`.
-
-    A path is not read here: opening files is the caller's, with `Path(...).read_bytes()`.
-    """
-    if isinstance(item, Image):
-        if (item.data is None) == (item.url is None):
-            raise ConfigError(f"{field}: an Image has either data or a url")
-        return _sniffed(field, item.data, item.media_type) if item.data is not None else item
-    if isinstance(item, (bytes, bytearray, memoryview)):
-        return _sniffed(field, bytes(item), None)
-    if not isinstance(item, str):
-        hint = "; read it with .read_bytes()" if hasattr(item, "__fspath__") else ""
-        raise ConfigError(f"{field}: must be bytes, a data URL or an http(s) URL, not {checks.kind(item)}{hint}")
-    if item[:5].lower() == "data:":
-        return _data_url(field, item)
-    if item.lower().startswith(("http://", "https://")):
-        return Image(url=item)
-    raise ConfigError(f"{field}: must begin with http://, https:// or data:; pass a file's bytes, not its path")
-
-
-def _data_url(field: str, item: str) -> Image:
-    head, comma, payload = item[5:].partition(",")
-    if not comma or not head.lower().endswith(";base64"):
-        raise ConfigError(f"{field}: must be a data URL in base64, e.g. data:image/png;base64,...")
-    try:
-        data = base64.b64decode(payload, validate=True)
-    except (binascii.Error, ValueError):
-        raise ConfigError(f"{field}: is not valid base64") from None
-    return _sniffed(field, data, head.split(";")[0].lower() or None)
-
-
-def _sniffed(field: str, data: object, declared: str | None) -> Image:
-    """The bytes decide what an image is; a declared type only counts where it agrees."""
-    if not isinstance(data, bytes):
-        raise ConfigError(f"{field}.data: must be bytes, not {checks.kind(data)}")
-    found = next((kind for magic, kind in _MAGIC if data.startswith(magic)), None)
-    if found is None and data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        found = "image/webp"
-    if found is None:
-        said = f" (declared as {declared})" if declared in _MEDIA_TYPES else ""
-        raise ConfigError(f"{field}: is no PNG, JPEG, GIF or WebP{said}")
-    return Image(media_type=found, data=data)
-
-
 # --------------------------------------------------------------------------------------------------- call options
 
 
@@ -354,7 +344,7 @@ def _stop(given: object) -> tuple[str, ...]:
     texts = (given,) if isinstance(given, str) else () if given is None else given
     if not isinstance(texts, Sequence) or not all(isinstance(text, str) and text for text in texts):
         raise ConfigError(f"stop: must be a text or a list of texts, none of them empty, not {checks.kind(given)}")
-    return tuple(_text(f"stop[{index}]", text) for index, text in enumerate(texts))
+    return tuple(checks.any_text(f"stop[{index}]", text) for index, text in enumerate(texts))
 
 
 def _effort(given: object) -> Effort:
@@ -391,17 +381,7 @@ def _system(given: object) -> Literal[1, 2] | None:
 # ------------------------------------------------------------------------------------------------------- helpers
 
 
-def _text(field: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise ConfigError(f"{field}: must be a text, not {checks.kind(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ConfigError(f"{field}: holds half a surrogate pair, which no vendor takes; repair it first") from None
-    return value
-
-
 def _not_blank(field: str, value: str) -> str:
-    if not _text(field, value).strip():
+    if not checks.any_text(field, value).strip():
         raise ConfigError(f"{field}: is empty; pass what is to be answered")
     return value

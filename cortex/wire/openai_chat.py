@@ -34,6 +34,7 @@ from cortex.wire.openai_common import (
     RULES,
     address,
     auth,
+    choice_of,
     effort_of,
     image_url,
     named_schema,
@@ -91,8 +92,8 @@ def encode(request: Request, target: Target) -> HttpCall:
             {"type": "function", "function": {"name": t.name, "description": t.description, "parameters": t.parameters}}
             for t in request.tools
         ]
-        if request.tool_choice is not None:
-            body["tool_choice"] = _choice(request.tool_choice)
+        if choice := choice_of(request, target, row, notes):
+            body["tool_choice"] = _choice(choice)
     if request.output:
         schema = {"type": "json_schema", "json_schema": named_schema(request.output, row)}
         body["response_format"] = schema if row.takes_schema(target.model, request) else {"type": "json_object"}
@@ -115,7 +116,8 @@ def _choice(choice: str) -> str | dict[str, Any]:
 def _set_thinking(body: dict[str, Any], request: Request, target: Target, row: Row, notes: list[str]) -> None:
     word = effort_of(request, target, row, notes)
     if row.reasoning and request.thinking_budget is not None:  # one of them, the more exact
-        body["reasoning"] = {"max_tokens": request.thinking_budget}
+        budget = request.thinking_budget
+        body["reasoning"] = {"max_tokens": budget} if budget else {"effort": "none"}
     elif row.reasoning and word:
         body["reasoning"] = {"effort": word}
     elif word:
@@ -174,14 +176,27 @@ def _assistant(turn: Turn, thinking_field: str | None, notes: list[str]) -> dict
     elif thoughts:
         notes.append("thinking of earlier answers was left out: this dialect takes none back")
     if turn.calls:
-        message["tool_calls"] = [_call(call) for call in turn.calls]
+        message["tool_calls"] = [_call(call, notes) for call in turn.calls]
     return message
 
 
-def _call(call: ToolCall) -> dict[str, Any]:
+def _call(call: ToolCall, notes: list[str]) -> dict[str, Any]:
     function = {"name": call.name, "arguments": arguments_text(call)}
     entry = {"id": call.id, "type": "function", "function": function}
-    return {**entry, "extra_content": loads(call.signature)} if call.signature else entry
+    if not call.signature:
+        return entry
+    extra = _object(call.signature)
+    if not extra:
+        notes.append("a tool call's damaged signature was left out")
+    return {**entry, "extra_content": extra} if extra else entry
+
+
+def _object(text: str) -> dict[str, Any]:
+    """The object that a text of JSON says; an empty one if it says none."""
+    try:
+        return as_dict(loads(text))
+    except ValueError:
+        return {}
 
 
 def _result(result: ToolResult) -> dict[str, Any]:

@@ -42,6 +42,7 @@ TOOLS = [
 OPTIONS = [
     ({"images": [BMP]}, r"^images\[0\]: is no PNG, JPEG, GIF or WebP"),
     ({"images": ["data:image/bmp;base64,Qk0="]}, r"^images\[0\]: is no PNG"),
+    ({"images": [cortex.Image(url="file:///etc/passwd")]}, r"^images\[0\]\.url: must begin with http"),
     ({"output_type": Opaque}, r"^output_type: must be .*Opaque"),
     ({"output_type": 5}, r"^output_type: must be .* not int"),
     ({"output_type": Callable[[int], int]}, r"^output_type: must be "),
@@ -52,6 +53,10 @@ OPTIONS = [
     ({"extra": {"stream": True}}, r"^extra\.stream: is decided by the method"),
 ]
 MESSAGES = [
+    (
+        ["hi", cortex.Message("assistant", (cortex.ToolCall("1", "look", {"order": object()}),))],
+        r"^messages\[1\]\.parts\[0\]\.arguments: cannot be written as JSON",
+    ),
     ([RESULT], r"^messages\[0\]: the tool result for 'call-7' has no call before it"),
     (["hi", RESULT], r"^messages\[1\]: the tool result for 'call-7'"),
     ([cortex.Message("tool", (cortex.ToolResult("call-7", "look", "3"),)), "hi"], r"^messages\[0\]: the tool result"),

@@ -88,12 +88,38 @@ def test_the_parts_of_a_message_may_be_texts_and_images() -> None:
     assert messages[0].parts == (Text("what is"), Image(url=url), Text("this?"))
 
 
+def test_what_only_the_text_of_the_arguments_says_is_read() -> None:
+    calls = (
+        ToolCall("1", "f", None, '{"a": 1}'),
+        ToolCall("2", "f", {}, '{"a": 1}'),
+        ToolCall("3", "f", None, "{oops"),
+    )
+    for message in (Message("assistant", calls), {"role": "assistant", "tool_calls": calls}):
+        _, messages = inputs.conversation(["x", message])
+        read = [part.arguments for part in messages[1].parts if isinstance(part, ToolCall)]
+        assert read == [{"a": 1}, {"a": 1}, None]
+
+
 def test_a_message_of_values_is_taken_as_it_is() -> None:
     answer = Message("assistant", (Thinking("hm", "sig"), Text("yes"), ToolCall("1", "f", {}, "{}")))
     results = Message("tool", (ToolResult("1", "f", "ok"),))
     assert inputs.conversation([user("hi"), answer, results]) == ("", (user("hi"), answer, results))
 
 
+CIRCLE: dict[str, Any] = {}
+CIRCLE["again"] = CIRCLE
+CALLED = Message("assistant", (ToolCall("1", "f"),))
+OPAQUE_CALL = {"id": "1", "function": {"name": "f", "arguments": {"a": object()}}}
+WRONG_PARTS: list[tuple[Any, str]] = [
+    (ToolCall(1, "f"), r"^messages\[1\]\.parts\[0\]\.id: must be a text, not int"),  # type: ignore[arg-type]
+    (ToolCall("1", None), r"^messages\[1\]\.parts\[0\]\.name: must be a text, not None"),  # type: ignore[arg-type]
+    (ToolCall("1", "f", {"a": object()}), r"^messages\[1\]\.parts\[0\]\.arguments: cannot be written as JSON"),
+    (ToolCall("1", "f", CIRCLE), r"^messages\[1\]\.parts\[0\]\.arguments: cannot be written as JSON"),
+    (ToolCall("1", "f", {}, 5), r"^messages\[1\]\.parts\[0\]\.raw_arguments: .*not int"),  # type: ignore[arg-type]
+    (ToolCall("1", "f", signature=b"x"), r"^messages\[1\]\.parts\[0\]\.signature: .*not bytes"),  # type: ignore[arg-type]
+    (Thinking("hm", 5), r"^messages\[1\]\.parts\[0\]\.signature: must be a text, not int"),  # type: ignore[arg-type]
+    (Thinking("hm", "s", "openai"), r"^messages\[1\]\.parts\[0\]\.issuer: .*not str"),  # type: ignore[arg-type]
+]
 WRONG = [
     ("", r"^messages\[0\]: is empty"),
     ("  \n", r"^messages\[0\]: is empty"),
@@ -122,6 +148,17 @@ WRONG = [
     ([Message("user", ())], r"^messages\[0\]\.parts: "),
     ([Message("user", (ToolResult("1", "f", "x"),))], r"^messages\[0\]\.parts\[0\]: .*not ToolResult"),
     ([Message("user", (Text(3),))], r"parts\[0\]\.text: must be a text, not int"),  # type: ignore[arg-type]
+    *((["a", Message("assistant", (part,))], match) for part, match in WRONG_PARTS),
+    (
+        ["a", {"role": "assistant", "content": [ToolCall("1", "f", {"a": object()})]}],
+        r"content\[0\]\.arguments: cannot",
+    ),
+    (["a", {"role": "assistant", "tool_calls": [ToolCall(1, "f")]}], r"tool_calls\[0\]\.id: .*not int"),  # type: ignore[arg-type]
+    (["a", {"role": "assistant", "tool_calls": [OPAQUE_CALL]}], r"tool_calls\[0\]\.function\.arguments: cannot"),
+    ([{"role": "user", "content": [Image(data=b"junk")]}], r"^messages\[0\]\.content\[0\]: is no PNG"),
+    ([Message("user", (Image(url="file:///etc/passwd"),))], r"^messages\[0\]\.parts\[0\]\.url: must begin with http"),
+    (["a", CALLED, Message("tool", (ToolResult("1", "f", {"a": 1}),))], r"\.content: must be a text, not dict"),  # type: ignore[arg-type]
+    (["a", CALLED, Message("tool", (ToolResult(1, "f", "x"),))], r"\.call_id: must be a text, not int"),  # type: ignore[arg-type]
     (["half \ud800 a pair"], r"^messages\[0\]: holds half a surrogate pair"),
 ]
 
@@ -166,6 +203,13 @@ def test_the_bytes_say_what_an_image_is(data: bytes, media_type: str) -> None:
 
 def test_a_web_address_is_passed_on() -> None:
     assert inputs.message("see", ("HTTPS://x.y/a",)).parts[1] == Image(url="HTTPS://x.y/a")
+    told = Image("image/webp", url="https://x.y/a")
+    assert inputs.message("see", (told,)).parts[1] == told
+
+
+def test_an_image_that_is_a_data_url_is_its_bytes() -> None:
+    url = "data:image/png;base64," + base64.b64encode(PNG).decode()
+    assert inputs.message("see", [Image(url=url)]).parts[1] == Image("image/png", PNG)
 
 
 def test_images_go_with_the_last_message_of_the_user() -> None:
@@ -186,6 +230,11 @@ def test_images_go_with_the_last_message_of_the_user() -> None:
         (["data:text/plain,hi"], r"^images\[0\]: must be a data URL in base64"),
         (["data:image/png;base64,aGk="], r"^images\[0\]: is no PNG.*declared as image/png"),
         ([Image()], r"^images\[0\]: an Image has either data or a url"),
+        ([Image(url="data:application/pdf;base64,AAAA")], r"^images\[0\]\.url: is no PNG, JPEG, GIF or WebP"),
+        ([Image(url="data:image/png,zz")], r"^images\[0\]\.url: must be a data URL in base64"),
+        ([Image(url="file:///etc/passwd")], r"^images\[0\]\.url: must begin with http://"),
+        ([Image(url=b"https://x.y")], r"^images\[0\]\.url: must be a text, not bytes"),  # type: ignore[arg-type]
+        ([Image("image/tiff", url="https://x.y")], r"^images\[0\]\.media_type: must be one of image/png, "),
         ([3], r"^images\[0\]: .*not int"),
     ],
 )

@@ -312,3 +312,12 @@ def test_what_cannot_be_json_is_an_early_error_and_lone_surrogates_are_not() -> 
     with pytest.raises(ValueError, match=r"tools, output schema or extra.*bytes"):
         encode(Request(HELLO, extra={"x": b"1"}))
     assert encode(Request((Message("user", (Text("a\ud800"),)),)))["messages"][0]["content"] == "a\ufffd"
+
+
+@pytest.mark.parametrize("signature", ["CiQBabc==", "5", '{"a":'])
+def test_a_damaged_signature_is_left_out_with_a_note(signature: str) -> None:
+    call = ToolCall("1", "f", {}, "{}", signature, Issuer("p", "gemini-3-pro"))
+    history = (*HELLO, Message("assistant", (call,)), Message("tool", (ToolResult("1", "f", "x"),)))
+    sent = WIRE.encode(Request(history), Target("p", "https://x.y/v1", "gemini-3-pro"))
+    assert "extra_content" not in body_of(sent)["messages"][1]["tool_calls"][0]
+    assert sent.notes == ("a tool call's damaged signature was left out",)
