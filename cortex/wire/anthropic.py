@@ -206,6 +206,7 @@ def _set_sampling(body: dict[str, Any], request: Request, *, thinking: bool, not
 
 
 def _set_tools(body: dict[str, Any], request: Request, history: History, *, forced: bool) -> None:
+    forced = forced and not ADAPTIVE.match(body["model"])
     tools = [_tool(tool) for tool in request.tools]
     choice: dict[str, Any] | None = _choice(request.tool_choice) if tools else None
     if not tools and history.called:  # a history with calls is refused where no tool is defined
@@ -213,8 +214,10 @@ def _set_tools(body: dict[str, Any], request: Request, history: History, *, forc
         choice = None if request.output else {"type": "none"}
     if request.output:
         name = output_name(request.output)
+        if request.tools and request.tool_choice == "none":  # which is of those, and not of the answer
+            tools, choice = (tools, {"type": "tool", "name": name}) if forced else ([], None)
         tools.append(_tool(output_tool(request.output)))
-        if forced and not ADAPTIVE.match(body["model"]):
+        if forced:
             choice = {"type": "any"} if request.tools and not choice else choice or {"type": "tool", "name": name}
     if request.tools and request.parallel_tools is not None:
         choice = choice or {"type": "auto"}

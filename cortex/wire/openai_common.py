@@ -126,10 +126,18 @@ def named_schema(output: OutputSchema, row: Row) -> dict[str, Any]:
     return {"name": name, "schema": strict, "strict": True}
 
 
+def choice_of(request: Request, target: Target, row: Row, notes: list[str]) -> str | None:
+    """The request's choice among its tools, as far as the model can be told it."""
+    if request.tool_choice in (None, "none") or row.can_force(target.model, request):
+        return request.tool_choice
+    notes.append("tool_choice was left out: this model thinks, and cannot be made to call a tool")
+    return None
+
+
 def set_sampling(body: dict[str, Any], request: Request, target: Target, row: Row, notes: list[str]) -> None:
     """What both dialects call the same, as far as the model takes it."""
     if request.temperature is not None:
-        if row.fixes_temperature(target.model):
+        if row.fixes_temperature(target.model, request):
             notes.append("temperature was left out: this model takes only its own")
         else:
             body["temperature"] = request.temperature

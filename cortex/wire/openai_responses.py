@@ -37,6 +37,7 @@ from cortex.wire.openai_common import (
     RULES,
     address,
     auth,
+    choice_of,
     effort_of,
     image_url,
     named_schema,
@@ -84,8 +85,8 @@ def encode(request: Request, target: Target) -> HttpCall:
             }
             for t in request.tools
         ]
-        if request.tool_choice is not None:
-            body["tool_choice"] = _choice(request.tool_choice)
+        if choice := choice_of(request, target, row, notes):
+            body["tool_choice"] = _choice(choice)
     if request.output:
         schema = {"type": "json_schema", **named_schema(request.output, row)}
         body["text"] = {"format": schema if row.takes_schema(target.model, request) else {"type": "json_object"}}

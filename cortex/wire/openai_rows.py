@@ -17,8 +17,13 @@ from cortex.wire.values import as_dict, id_grammar
 _REASONING = re.compile(r"o[1-9]|gpt-[5-9]")
 # And the Responses API gives it encrypted, if asked; a chat model refuses to be asked.
 _ENCRYPTS = re.compile(r"o[1-9]|gpt-[5-9](?!.*-chat)|grok-[4-9](?!.*non-reasoning)")
-# And these of them take no temperature (those from gpt-5.1 on do, as long as they do not reason).
-_FIXED_TEMPERATURE = re.compile(r"o[1-9]|gpt-5(?!-chat|\.)")
+# And these of them take no temperature; gpt-5.1 to 5.4 do, as long as nobody asks them to reason:
+# https://platform.openai.com/docs/guides/latest-model
+_FIXED_TEMPERATURE = re.compile(
+    r"o[1-9]|gpt-5(?!-chat|\.)|gpt-5\.([5-9]|\d\d)(?!.*-chat)|gpt-5.*-(pro|codex)|gpt-[6-9]"
+)
+# https://platform.openai.com/docs/guides/structured-outputs: all since gpt-4o-2024-08-06
+_KNOWS_SCHEMAS = re.compile(r"(?!gpt-3|gpt-4(?!o|\.)|gpt-4o-2024-05-13|o1-(mini|preview))")
 _ALL, _NONE = re.compile(""), re.compile("(?!)")
 _ANY_ID = id_grammar(r".{1,64}", "call_", 29)
 
@@ -32,11 +37,17 @@ def _graded(efforts: str, models: str = "") -> Callable[[str, Effort], str | Non
 _ANY_EFFORT = _graded("low medium high")
 
 
+# https://platform.openai.com/docs/models, each model's page
+_OPENAI_EFFORTS = (
+    _graded("high", "gpt-5-pro"),
+    _graded("medium high", r"gpt-5\.\d+-pro"),
+    _graded("minimal low medium high", r"gpt-5(?!\.|.*-(chat|codex))"),
+    _graded("low medium high", rf"({_REASONING.pattern})(?!.*-chat)"),
+)
+
+
 def _openai_effort(model: str, effort: Effort) -> str | None:
-    """Only gpt-5 itself knows "minimal": https://platform.openai.com/docs/guides/reasoning"""
-    if not _REASONING.match(model) or "-chat" in model:
-        return None
-    return "low" if effort == "minimal" and not re.match(r"gpt-5(?!\.)", model) else effort
+    return next((word for graded in _OPENAI_EFFORTS if (word := graded(model, effort))), None)
 
 
 @attrs.frozen
@@ -44,12 +55,13 @@ class Row:
     """A server. `host`: its name or the end of it.
 
     `names_reasoning_models`: model names mean what they mean at OpenAI. `encrypts`: gives encrypted reasoning, to be
-    brought back, where the model's name tells that it reasons. `stream_usage`: knows
-    `stream_options.include_usage`. `json_schema`: the models that know it as a response format, `schema_alone`: neither
-    beside tools nor in a stream. `forced`: the models that can be made to call a tool. `thinking_field`: takes the
-    thinking of a running tool loop back in this field. `call_id`: its grammar of call ids. `seed`: what the seed is
-    called, None where there is none. `effort`: a model's word for an effort, None where it takes none. `reasoning`:
-    takes effort and budget in an object of that name. `stops`: how many stop texts at most.
+    brought back, where the model's name tells that it reasons. `stream_usage`: knows `stream_options.include_usage`.
+    `json_schema`: the models that know it as a response format, `schema_alone`: neither beside tools nor in a stream.
+    `forced`: the models that can be made to call a tool, and take a temperature: the others think. `thinking_field`:
+    takes the thinking of a running tool loop back in this field. `call_id`: its grammar of call ids. `seed`: what the
+    seed is called, None where there is none. `effort`: a model's word for an effort, None where it takes none.
+    `reasoning`: takes effort and budget in an object of that name. `stops`: how many stop texts at most, `stopless`:
+    the models that take none.
     """
 
     host: str
@@ -65,18 +77,22 @@ class Row:
     effort: Callable[[str, Effort], str | None] = _ANY_EFFORT
     reasoning: bool = False
     stops: int | None = None
+    stopless: re.Pattern[str] = _NONE
 
     def limit_field(self, model: str) -> str:
         """What the limit of the answer's tokens is called."""
         return "max_completion_tokens" if self.names_reasoning_models and _REASONING.match(model) else "max_tokens"
 
-    def fixes_temperature(self, model: str) -> bool:
-        """Whether this model refuses a temperature."""
-        return self.names_reasoning_models and bool(_FIXED_TEMPERATURE.match(model))
+    def fixes_temperature(self, model: str, request: Request) -> bool:
+        """Whether this model refuses a temperature, or passes it over."""
+        if not self.names_reasoning_models:
+            return not self.can_force(model, request)
+        reasons = request.effort is not None and self.effort(model, request.effort) is not None
+        return reasons or bool(_FIXED_TEMPERATURE.match(model))
 
     def takes_stops(self, model: str) -> bool:
         """Whether this model can be told where to stop."""
-        return not (self.names_reasoning_models and _REASONING.match(model))
+        return not self.stopless.match(model)
 
     def takes_parallel(self, model: str) -> bool:
         """Whether this model can be told to call one tool at a time, or several."""
@@ -107,18 +123,37 @@ _MISTRAL_ID = id_grammar(r"[a-zA-Z0-9]{9}", "", 9)
 _OPENAI_ID = id_grammar(r".{1,40}", "call_", 29)
 _NO_EFFORT = _graded("low", "(?!)")
 
-AZURE = Row("azure.com", names_reasoning_models=True, encrypts=True, call_id=_OPENAI_ID, effort=_openai_effort, stops=4)
+OPENAI = Row(
+    "api.openai.com",
+    names_reasoning_models=True,
+    encrypts=True,
+    json_schema=_KNOWS_SCHEMAS,
+    call_id=_OPENAI_ID,
+    effort=_openai_effort,
+    stops=4,
+    stopless=_REASONING,
+)
+AZURE = attrs.evolve(OPENAI, host="azure.com")
 ROWS = (
-    Row(
-        "api.openai.com", names_reasoning_models=True, encrypts=True, call_id=_OPENAI_ID, effort=_openai_effort, stops=4
-    ),
+    OPENAI,
     # https://docs.mistral.ai/api: usage comes unasked, and an option it does not know is refused; a call's id has nine
-    # characters.
-    Row("mistral.ai", stream_usage=False, call_id=_MISTRAL_ID, seed="random_seed", effort=_NO_EFFORT),
+    # characters. https://docs.mistral.ai/capabilities/reasoning: an effort is told to models that need not think.
+    Row(
+        "mistral.ai",
+        stream_usage=False,
+        call_id=_MISTRAL_ID,
+        seed="random_seed",
+        effort=_graded("high", r"mistral-small-(latest|2603)|mistral-medium-3[.-]5"),
+    ),
     # https://docs.x.ai/docs/guides/reasoning
-    Row("x.ai", encrypts=True, effort=_graded("low high", "grok-3-mini")),
+    Row(
+        "x.ai",
+        encrypts=True,
+        effort=_graded("low high", "grok-3-mini"),
+        stopless=re.compile("grok-(3-mini|code|[4-9](?!.*non-reasoning))"),
+    ),
     # https://api-docs.deepseek.com/guides/json_mode and .../thinking_mode: a model that thinks, as all do by themselves
-    # but deepseek-chat, refuses to be made to call.
+    # but deepseek-chat, refuses to be made to call, and passes a temperature over.
     Row(
         "deepseek.com",
         json_schema=_NONE,

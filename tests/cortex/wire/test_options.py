@@ -22,6 +22,8 @@ OLLAMA = "http://box:11434"
 Row = tuple[str, dict[str, Any], dict[str, Any], tuple[str, ...]]
 """The model, what is asked for, what then stands in the body (...: nothing does), and the notes."""
 
+OWN_HEAT = "temperature was left out: this model takes only its own"
+UNFORCED = "tool_choice was left out: this model thinks, and cannot be made to call a tool"
 NO_EFFORT = "effort was left out: this model takes none"
 NO_BUDGET = "thinking_budget was left out: this dialect knows an effort, no number of tokens"
 NO_KNOWN_THOUGHT = "effort and thinking_budget were left out: this model is not known to think"
@@ -57,9 +59,40 @@ ROWS: dict[tuple[str, str], list[Row]] = {
             "gpt-5",
             {"max_tokens": 9, "temperature": 1.0},
             {"max_completion_tokens": 9, "temperature": ...},
-            ("temperature was left out: this model takes only its own",),
+            (OWN_HEAT,),
         ),
         ("gpt-4o", {"max_tokens": 9, "temperature": 1.5}, {"max_tokens": 9, "temperature": 1.5}, ()),
+        ("gpt-5.2", {"temperature": 0.5}, {"temperature": 0.5}, ()),
+        (
+            "gpt-5.1",
+            {"temperature": 0.5, "effort": "low"},
+            {"temperature": ..., "reasoning_effort": "low"},
+            (OWN_HEAT,),
+        ),
+        ("gpt-5.5", {"temperature": 0.5}, {"temperature": ...}, (OWN_HEAT,)),
+        ("gpt-5.6-mini", {"temperature": 0.5}, {"temperature": ...}, (OWN_HEAT,)),
+        ("gpt-5.2-pro", {"temperature": 0.5}, {"temperature": ...}, (OWN_HEAT,)),
+        ("gpt-5.1-codex", {"temperature": 0.5}, {"temperature": ...}, (OWN_HEAT,)),
+        ("gpt-5-chat-latest", {"temperature": 0.5}, {"temperature": 0.5}, ()),
+        ("gpt-4.1", {"temperature": 0.5, "effort": "low"}, {"temperature": 0.5}, (NO_EFFORT,)),
+        (
+            "gpt-5-pro",
+            {"effort": "minimal"},
+            {"reasoning_effort": "high"},
+            ("effort minimal was told as high: this model does not know it",),
+        ),
+        (
+            "gpt-5.2-pro",
+            {"effort": "low"},
+            {"reasoning_effort": "medium"},
+            ("effort low was told as medium: this model does not know it",),
+        ),
+        (
+            "gpt-5-codex",
+            {"effort": "minimal"},
+            {"reasoning_effort": "low"},
+            ("effort minimal was told as low: this model does not know it",),
+        ),
     ],
     ("openai_chat", LOCAL): [
         ("m", {"stop": tuple("abcdef")}, {"stop": [*"abcdef"]}, ()),
@@ -68,15 +101,43 @@ ROWS: dict[tuple[str, str], list[Row]] = {
     ("openai_chat", MISTRAL): [
         ("m", {"seed": 7}, {"random_seed": 7, "seed": ...}, ()),
         ("m", {"effort": "high"}, {"reasoning_effort": ...}, (NO_EFFORT,)),
+        ("magistral-medium-latest", {"effort": "high"}, {"reasoning_effort": ...}, (NO_EFFORT,)),
+        ("mistral-small-latest", {"effort": "high"}, {"reasoning_effort": "high"}, ()),
+        (
+            "mistral-medium-3-5",
+            {"effort": "low"},
+            {"reasoning_effort": "high"},
+            ("effort low was told as high: this model does not know it",),
+        ),
     ],
     ("openai_chat", DEEPSEEK): [
         ("m", {"seed": 7}, {"seed": ...}, ("seed was left out: this vendor takes none",)),
+        ("deepseek-chat", {"tools": TOOL, "tool_choice": "required"}, {"tool_choice": "required"}, ()),
+        ("deepseek-chat", {"temperature": 0.5}, {"temperature": 0.5}, ()),
+        ("deepseek-reasoner", {"tools": TOOL, "tool_choice": "f"}, {"tool_choice": ...}, (UNFORCED,)),
+        ("deepseek-reasoner", {"tools": TOOL, "tool_choice": "none"}, {"tool_choice": "none"}, ()),
+        ("deepseek-reasoner", {"temperature": 0.5}, {"temperature": ...}, (OWN_HEAT,)),
+        (
+            "deepseek-v4-pro",
+            {"temperature": 0.5, "tools": TOOL, "tool_choice": "f", "extra": {"thinking": {"type": "disabled"}}},
+            {"temperature": 0.5, "tool_choice": {"type": "function", "function": {"name": "f"}}},
+            (),
+        ),
+    ],
+    ("openai_responses", DEEPSEEK): [
+        ("deepseek-reasoner", {"tools": TOOL, "tool_choice": "f"}, {"tool_choice": ...}, (UNFORCED,)),
+        ("deepseek-reasoner", {"temperature": 0.5}, {"temperature": ...}, (OWN_HEAT,)),
     ],
     ("openai_chat", GROQ): [
         ("openai/gpt-oss-20b", {"effort": "low"}, {"reasoning_effort": "low"}, ()),
         ("llama-3.1-8b-instant", {"effort": "low"}, {"reasoning_effort": ...}, (NO_EFFORT,)),
     ],
     ("openai_chat", XAI): [
+        ("grok-4", {"stop": ("a",)}, {"stop": ...}, ("stop was left out: this model takes none",)),
+        ("grok-3-mini", {"stop": ("a",)}, {"stop": ...}, ("stop was left out: this model takes none",)),
+        ("grok-code-fast-1", {"stop": ("a",)}, {"stop": ...}, ("stop was left out: this model takes none",)),
+        ("grok-4-1-fast-non-reasoning", {"stop": ("a",)}, {"stop": ["a"]}, ()),
+        ("grok-3", {"stop": ("a",)}, {"stop": ["a"]}, ()),
         (
             "grok-3-mini",
             {"effort": "medium"},
@@ -87,6 +148,7 @@ ROWS: dict[tuple[str, str], list[Row]] = {
     ("openai_chat", ROUTER): [
         ("x/y", {"effort": "minimal"}, {"reasoning": {"effort": "minimal"}}, ()),
         ("x/y", {"thinking_budget": 2_000, "effort": "low"}, {"reasoning": {"max_tokens": 2_000}}, ()),
+        ("x/y", {"thinking_budget": 0, "effort": "low"}, {"reasoning": {"effort": "none"}}, ()),
     ],
     ("openai_responses", OPENAI): [
         (

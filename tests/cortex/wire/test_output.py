@@ -23,6 +23,7 @@ from cortex.messages import (
     Thinking,
     ToolCall,
     ToolCallReady,
+    ToolResult,
     ToolSpec,
 )
 from cortex.wire import WIRES
@@ -230,6 +231,33 @@ def test_beside_tools_one_of_all_is_required(name: str) -> None:
         assert len(body["tools"]) == 1
 
 
+@pytest.mark.parametrize("called", [False, True], ids=["new", "a tool was called"])
+@pytest.mark.parametrize(
+    ("model", "budget", "choice", "offered"),
+    [
+        ("claude-haiku-4-5", None, {"type": "tool", "name": TOOL.name}, ["f", TOOL.name]),
+        ("claude-haiku-4-5", 2_000, {"type": "auto"}, [TOOL.name]),
+        ("claude-opus-4-8", None, {"type": "auto"}, [TOOL.name]),
+    ],
+)
+def test_who_may_call_none_of_his_tools_may_still_answer(
+    model: str, budget: int | None, choice: Any, offered: list[str], called: bool
+) -> None:
+    """Where the answer can be forced it is; where it cannot, it is the only tool there is."""
+    call = (Message("assistant", (ToolCall("1", "f", {}),)), Message("tool", (ToolResult("1", "f", "r"),)), *HELLO)
+    request = Request(
+        (*HELLO, *(call if called else ())),
+        output=OUTPUT,
+        tools=(SPEC,),
+        tool_choice="none",
+        thinking_budget=budget,
+        parallel_tools=False,
+    )
+    body = body_of(DIALECTS["anthropic"], request, model=model)
+    assert [tool["name"] for tool in body["tools"]] == offered
+    assert body["tool_choice"] == {**choice, "disable_parallel_tool_use": True}
+
+
 @pytest.mark.parametrize(
     ("base_url", "model", "request_", "way"),
     [
@@ -241,6 +269,14 @@ def test_beside_tools_one_of_all_is_required(name: str) -> None:
         (GROQ, "openai/gpt-oss-120b", Request(HELLO, output=OUTPUT, stream=True), "tool"),
         (GROQ, "openai/gpt-oss-120b", Request(HELLO, output=OUTPUT, tools=(SPEC,)), "tool"),
         ("https://api.openai.com/v1", "gpt-4o", Request(HELLO, output=OUTPUT, tools=(SPEC,), stream=True), "schema"),
+        *(
+            ("https://api.openai.com/v1", model, Request(HELLO, output=OUTPUT), "tool")
+            for model in ("gpt-3.5-turbo", "gpt-4", "gpt-4-0613", "gpt-4-turbo", "gpt-4o-2024-05-13", "o1-mini")
+        ),
+        *(
+            ("https://api.openai.com/v1", model, Request(HELLO, output=OUTPUT), "schema")
+            for model in ("gpt-4o-2024-08-06", "gpt-4o-mini", "gpt-4.1", "o1", "o3-mini", "gpt-5", "gpt-6")
+        ),
         ("http://localhost:11434/v1", "llama3.1", Request(HELLO, output=OUTPUT), "schema"),
     ],
 )
