@@ -255,11 +255,13 @@ class Engine:
     def _asked(self, messages: object, output_type: object, call: CompleteOptions) -> _Asked:
         prepared = prepare(call, output_type, whole_turn=False)
         system, conversation = inputs.conversation(messages, images=call.get("images", ()))
+        tools = toolbox(call.get("tools", ()))
         request = attrs.evolve(
             prepared.request,
             messages=conversation,
             system=system,
-            tools=tuple(spec(tool) for tool in toolbox(call.get("tools", ())).values()),
+            tools=tuple(spec(tool) for tool in tools.values()),
+            tool_choice=inputs.tool_choice(prepared.request.tool_choice, tools),
         )
         self.chain(prepared.role, prepared.model)  # an unknown model is an error of this very line
         return _Asked(request, prepared)

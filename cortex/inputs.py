@@ -7,7 +7,7 @@ cannot work is a `ConfigError` that names the item, before any provider is asked
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import attrs
@@ -337,6 +337,15 @@ def options(
         thinking_budget=None if thinking_budget is None else checks.whole("thinking_budget", thinking_budget, low=0),
         parallel_tools=None if parallel_tools is None else _parallel(parallel_tools),
     )
+
+
+def tool_choice(given: str | None, tools: Collection[str]) -> str | None:
+    """What a request holds for it: None (the model decides) for "auto", else "none", "required" or one of `tools`."""
+    if given is None or given == "auto":
+        return None
+    if given != "none" and not tools:
+        raise ConfigError("tool_choice: there are no tools to choose among; pass tools=[...], or leave it out")
+    return checks.one_of("tool_choice", given, ("auto", "none", "required", *tools))
 
 
 def _stop(given: object) -> tuple[str, ...]:

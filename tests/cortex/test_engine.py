@@ -65,6 +65,43 @@ async def test_complete_offers_tools_and_runs_none(
     assert memory_wall["openai"].requests[0].body["tool_choice"] == "required"
 
 
+def forecast(city: str) -> str:
+    """Weather of a city."""
+    return "sun"
+
+
+@pytest.mark.parametrize(
+    ("choice", "sent"), [("auto", ...), (None, ...), ("none", "none"), ("forecast", {"name": "forecast"})]
+)
+async def test_the_choice_of_a_tool_is_sent(
+    autojump_clock: object, make_engine: Make, memory_wall: FaultWall, choice: str | None, sent: Any
+) -> None:
+    async with make_engine("openai") as engine:
+        await engine.complete("Weather?", tools=[forecast], tool_choice=choice)
+    told = memory_wall["openai"].requests[0].body.get("tool_choice", ...)
+    assert (told["function"] if isinstance(told, dict) else told) == sent
+
+
+@pytest.mark.parametrize(
+    ("choice", "tools", "match"),
+    [
+        (
+            "forcast",
+            [forecast],
+            r'must be one of auto, none, required, forecast, not \'forcast\'; did you mean "forecast"',
+        ),
+        ("forecast", [], "there are no tools"),
+        ("required", [], "there are no tools"),
+    ],
+)
+async def test_a_choice_among_tools_that_are_not_there(
+    make_engine: Make, memory_wall: FaultWall, choice: str, tools: Any, match: str
+) -> None:
+    with pytest.raises(cortex.ConfigError, match=f"^tool_choice: {match}"):
+        await make_engine("openai").complete("Weather?", tools=tools, tool_choice=choice)
+    assert memory_wall["openai"].requests == ()
+
+
 async def test_a_model_may_be_addressed_at_a_provider(
     autojump_clock: object, make_engine: Make, memory_wall: FaultWall
 ) -> None:
