@@ -59,7 +59,7 @@ class Link:
     policy: Policy
     rng: Random
     cost_of: Callable[[Lane, str | None, Usage], float | None]
-    failed_over: Callable[[Attempt], None]
+    failed_over: Callable[[Attempt, Attempt], None]
     wire_of: Callable[[Lane], str]
 
 
@@ -231,8 +231,9 @@ class _Course:
             request_id=result.request_id,
             reason=failure.message if failure is not None else "",
         )
-        if any(not one.ok and one.provider != lane.provider for one in self.trail):
-            self.link.failed_over(attempt)
+        failed = next((one for one in reversed(self.trail) if not one.ok and one.provider != lane.provider), None)
+        if failed is not None:
+            self.link.failed_over(attempt, failed)
         self.trail.append(attempt)
 
     # ---- after a failure

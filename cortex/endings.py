@@ -118,6 +118,33 @@ def exhausted(tries: Sequence[Try], nobody: Nobody | None, first: Lane, trail: S
     return error
 
 
+def of_both(first: ProviderError, second: ProviderError) -> NoProviderLeft:
+    """A turn that escalated in vain: neither role's providers could serve it."""
+    errors = (*_each(first), *_each(second))
+    tried = {f"{one.provider}/{one.model}" for one in errors}
+    lines = (line.strip() for line in str(second).splitlines())
+    rest = (line for line in lines if ": not asked: " in line or ": may not be asked: " in line)
+    told = list(dict.fromkeys(str(one).partition("\n")[0] for one in errors))
+    told += [line for line in rest if line.partition(": ")[0] not in tried]
+    waits = [one.retry_after for one in (first, second) if one.retry_after is not None]
+    error = NoProviderLeft(
+        "no provider could serve this call:\n  " + "\n  ".join(told),
+        provider=second.provider,
+        model=second.model,
+        status=second.status,
+        kind=second.kind,
+        retry_after=min(waits, default=None),
+        request_id=second.request_id,
+        retryable=first.retryable or second.retryable,
+    )
+    error.errors = errors
+    return error
+
+
+def _each(error: ProviderError) -> tuple[ProviderError, ...]:
+    return error.errors if isinstance(error, NoProviderLeft) else (error,)
+
+
 def nothing_allowed(left_out: Iterable[tuple[Lane, str]]) -> NoProviderLeft:
     """The rules of zones and models leave an empty chain."""
     lines = "\n  ".join(f"{lane}: {why}" for lane, why in left_out)

@@ -34,12 +34,16 @@ class HealthChanged:
 
 @attrs.frozen
 class FailedOver:
-    """A call moved on to `provider`, serving `model`, after another had failed."""
+    """A call moved on to `provider`, serving `model`, after another had failed: `cause`, a line of the trail.
+
+    `outcome` is that of the new attempt.
+    """
 
     provider: str
     model: str
     outcome: str
     at: float
+    cause: str = ""
 
 
 @attrs.frozen

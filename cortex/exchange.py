@@ -242,7 +242,9 @@ class _Reader:
     def _stalled(self) -> Failure:
         if self.first_token is None:
             return self._late("no first token", Kind.TIMEOUT_FIRST)
-        return self._late("the stream stood still; it had begun", Kind.TIMEOUT_GAP)
+        waited = trio.current_time() - self.started
+        message = f"the stream stood still, {waited:.1f} s after the call was made"
+        return Failure(Kind.TIMEOUT_GAP, message, phase=self.progress.phase, reused=self.progress.reused)
 
 
 def _headers(response: httpx.Response) -> dict[str, str]:

@@ -30,7 +30,8 @@ from cortex.calls import (
     repair_request,
 )
 from cortex.desk import Desk
-from cortex.errors import ConfigError, CortexError, EngineClosed, SessionBusy
+from cortex.endings import of_both
+from cortex.errors import ConfigError, CortexError, EngineClosed, ProviderError, SessionBusy
 from cortex.events import ToolResultsDropped, wall_clock
 from cortex.gate import Gate, Line, Ticket
 from cortex.goals import Goal
@@ -314,6 +315,8 @@ class Session:
             result = attrs.evolve(result, attempts=(*first.attempts, *result.attempts))
             if isinstance(first, TurnFailed) and isinstance(result, TurnDone):
                 result = attrs.evolve(result, failed_over=True)
+            if isinstance(first, TurnFailed) and isinstance(result, TurnFailed):
+                result = attrs.evolve(result, error=_of_both(first.error, result.error))
         if run.given.prepared.output is not None and isinstance(result, TurnDone):
             result = await self._repaired(run, system, turn, result)
         return result, system
@@ -488,3 +491,9 @@ class Session:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
+
+
+def _of_both(first: Exception, second: Exception) -> Exception:
+    """The error of a turn that escalated in vain; a deadline that passed, or a fault of ours, speaks for itself."""
+    both = isinstance(first, ProviderError) and isinstance(second, ProviderError)
+    return of_both(first, second) if both else second  # type: ignore[arg-type]

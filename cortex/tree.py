@@ -161,9 +161,9 @@ def _links(settings: Settings, hub: EventHub) -> Callable[[actors.ActorRef[Any]]
         names = (reported, lane.model if provider.kind == "azure" else lane.upstream)
         return prices.cost_of(provider.base_url, filter(None, names), usage)
 
-    def failed_over(attempt: Attempt) -> None:
-        logger.info("failover to %s/%s: %s", attempt.provider, attempt.model, attempt.outcome)
-        hub.emit(FailedOver(attempt.provider, attempt.model, attempt.outcome, wall_clock()))
+    def failed_over(attempt: Attempt, failed: Attempt) -> None:
+        logger.info("failover to %s/%s (%s) after %s", attempt.provider, attempt.model, attempt.outcome, failed)
+        hub.emit(FailedOver(attempt.provider, attempt.model, attempt.outcome, wall_clock(), str(failed)))
 
     def wire_of(lane: Lane) -> str:
         return settings.provider(lane.provider).wire

@@ -102,14 +102,15 @@ def _quantile(samples: tuple[float, ...], q: float) -> float | None:
 class Health:
     """What is known of one lane or endpoint. All times are seconds of the caller's clock.
 
-    `epoch` counts changes of state; an attempt carries the one it began in. `n` counts openings, forgotten one by one
-    in calm. `since`: start of the state; `until`: end of an opening, or the next recheck of a disabled one; `cause`,
-    `reason`: why. `streak`: failures in a row by weight; `window`: (time, ok) of the last outcomes; `ewma`, `samples`:
-    success average; `silences`: waits in vain in a row, each shorter than a fair chance; `calm`: since when a degraded one looks well, or when `n` was last changed. `gate_until`: no call
-    before that; `gates`: rate limits in a row. `lease`: the trial's permit is out until then; `trials`, `ramp_oks`:
-    successes of this half-open state and this ramp. `probes`: probes failed in a row, the last at `probed`;
-    `probe_dead`: it found nobody. `rechecks`: times disabled in a row. `last_ok`, `last_used`: the last success and
-    the last outcome that counted. `first`, `answer`: latency to the first token, and of whole JSON answers.
+    `epoch` counts changes of state; an attempt carries the one it began in. `n` counts openings, forgotten one by
+    one in calm. `since`: start of the state; `until`: end of an opening, or the next recheck of a disabled one;
+    `cause`, `reason`: why. `streak`: failures in a row by weight; `window`: (time, ok) of the last outcomes;
+    `ewma`, `samples`: success average; `silences`: waits in vain in a row, each shorter than a fair chance; `calm`:
+    since when a degraded one looks well, or when `n` was last changed. `gate_until`: no call before that; `gates`:
+    rate limits in a row. `lease`: the trial's permit is out until then; `trials`, `ramp_oks`: successes of this
+    half-open state and this ramp. `probes`: probes failed in a row, the last at `probed`; `probe_dead`: it found
+    nobody. `rechecks`: times disabled in a row. `last_ok`, `last_used`: the last success and the last outcome that
+    counted. `first`, `answer`: latency to the first token, and of whole JSON answers.
     """
 
     scope: Scope

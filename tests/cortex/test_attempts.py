@@ -198,7 +198,8 @@ async def test_a_failover_is_an_event_and_a_log_line(
         event = await anext(events)
         assert isinstance(event, FailedOver)
         assert (event.provider, event.model, event.outcome) == ("anthropic", lab.models["anthropic"], "ok")
-    assert "failover to anthropic" in caplog.text
+        assert event.cause.startswith("openai/gpt-4o-mini transient")
+    assert "failover to anthropic/claude-haiku-4-5 (ok) after openai/gpt-4o-mini transient" in caplog.text
 
 
 async def test_the_trail_adds_up(lab: Any, autojump_clock: Any) -> None:

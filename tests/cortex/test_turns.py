@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from cortex.errors import DeadlineExceeded, NoProviderLeft, ProviderUnavailable, StreamInterrupted
-from cortex.messages import Text, ToolResult
+from cortex.messages import Text, ToolCall, ToolResult
 from cortex.testing import Cut, Delay, Hang, Reply, Status, ToolCalls
 from cortex.tools import tool
 
@@ -185,6 +185,19 @@ async def test_a_stream_shows_calls_results_and_text(lab: Any, tools: Tools, aut
     assert "".join(chunk.content for chunk in chunks) == "It is sunny."
 
 
+async def test_a_call_whose_arguments_are_no_object_is_not_shown_as_one(
+    lab: Any, tools: Tools, autojump_clock: Any
+) -> None:
+    broken = ToolCall("c1", "weather", None, '{"city": "Par')
+    lab.primary.script(ToolCalls(broken, ("weather", {"city": "Rome"})), Reply("It is sunny."))
+    async with lab.engine() as engine:
+        chunks = [chunk async for chunk in session(engine, tools.weather).run_stream("go", system=1)]
+    assert [chunk.tool_call.arguments for chunk in chunks if chunk.kind == "tool_call"] == [{"city": "Rome"}]
+    told = [chunk.tool_result for chunk in chunks if chunk.kind == "tool_result"]
+    assert [(one.is_error, "not valid JSON" in one.content) for one in told] == [(True, True), (False, False)]
+    assert tools.ran == ["Rome"]
+
+
 async def test_the_turns_deadline_ends_tools_and_tells_the_trail(lab: Any, tools: Tools, autojump_clock: Any) -> None:
     lab.primary.always(ToolCalls(("slow", {"city": "Paris"})))
     async with lab.engine() as engine:
@@ -302,6 +315,19 @@ async def test_an_exhausted_system_1_turn_escalates_only_to_somebody_new(lab: An
         with pytest.raises(NoProviderLeft) as caught:
             await session(engine).run("hi")
         assert "gpt-4o" in {one.model for one in caught.value.attempts}
+
+
+async def test_an_escalation_in_vain_tells_of_both_roles(lab: Any, autojump_clock: Any) -> None:
+    lab.primary.always(lambda seen: Status(401) if seen.model == "gpt-4o-mini" else Status(500))
+    lab.spare.always(Status(500))
+    async with lab.engine(fallback_models=None) as engine:
+        with pytest.raises(NoProviderLeft) as caught:
+            await session(engine).run("hi")
+    told = str(caught.value)
+    assert "openai/gpt-4o-mini: credential (HTTP 401)" in told
+    assert not any("gpt-4o-mini: not asked" in line for line in told.splitlines())
+    assert "AuthError" in {type(one).__name__ for one in caught.value.errors}
+    assert len(caught.value.errors) == len(caught.value.attempts)
 
 
 async def test_who_named_the_fallbacks_named_all_of_them(lab: Any, autojump_clock: Any) -> None:
