@@ -131,6 +131,8 @@ def encode(request: Request, target: Target) -> HttpCall:
         body["thinking"] = thinking
         if "budget_tokens" in thinking and body["max_tokens"] <= thinking["budget_tokens"]:
             body["max_tokens"] += thinking["budget_tokens"]
+            if request.max_tokens:
+                notes.append(f"max_tokens was raised to {body['max_tokens']}: this vendor counts thinking among them")
     _set_sampling(body, request, thinking=bool(thinking), notes=notes)
     if request.stream:
         body["stream"] = True
@@ -165,7 +167,10 @@ def _thinking(request: Request, target: Target, history: History, notes: list[st
         notes.append(f"thinking was left out: {why}")
         return None
     if ADAPTIVE.match(target.model):
+        notes.append("thinking_budget was told as adaptive: this model takes no number of tokens")
         return {"type": "adaptive"}
+    if budget < MIN_THINKING:
+        notes.append(f"thinking_budget {budget} was told as {MIN_THINKING}: this vendor takes no less")
     return {"type": "enabled", "budget_tokens": max(budget, MIN_THINKING)}
 
 

@@ -93,13 +93,19 @@ MAX_STOPS = 5  # https://ai.google.dev/api/generate-content#generationconfig
 UNTHINKING = re.compile(r"gemini-(1|2\.0)|gemma")
 LEVELS: tuple[tuple[re.Pattern[str], Mapping[Effort, str]], ...] = (
     (re.compile("gemini-3-pro"), {"minimal": "low", "low": "low", "medium": "high", "high": "high"}),
-    (re.compile(r"gemini-\d+(\.\d+)?-pro"), {"minimal": "low", "low": "low", "medium": "medium", "high": "high"}),
+    (re.compile(r"gemini-(\d+(\.\d+)?-)?pro"), {"minimal": "low", "low": "low", "medium": "medium", "high": "high"}),
     (re.compile(""), {"minimal": "minimal", "low": "low", "medium": "medium", "high": "high"}),
+)
+# The tokens of thought a model takes, and whether it takes 0: https://ai.google.dev/gemini-api/docs/thinking#set-budget
+BUDGETS = (
+    (re.compile(r"gemini-(2\.5-)?flash-lite"), 512, 24_576, True),
+    (re.compile(r"gemini-2\.5-flash"), 1, 24_576, True),
+    (re.compile(r"gemini-(\d+(\.\d+)?-)?pro"), 128, 32_768, False),
 )
 
 # From Gemini 3 on a running tool loop needs a signature at its calls; for calls that another model made this word
 # stands in: https://ai.google.dev/gemini-api/docs/thought-signatures
-_SIGNED = re.compile(r"gemini-([3-9]|\d\d)")
+_SIGNED = re.compile(r"gemini-([3-9]|\d\d|(flash|pro)-latest)")
 _UNSIGNED = "skip_thought_signature_validator"
 
 
@@ -166,7 +172,22 @@ def _thinking(request: Request, target: Target, model: str, notes: list[str]) ->
             return {"thinkingLevel": level, "includeThoughts": True}
         budget = EFFORT_TOKENS[effort]
     budget = count(target.options.get("thinking_budget")) if budget is None else budget
-    return None if budget is None else {"thinkingBudget": budget, "includeThoughts": budget > 0}
+    if budget is None:
+        return None
+    budget = _fitted(budget, model, notes)
+    return {"thinkingBudget": budget, "includeThoughts": budget > 0}
+
+
+def _fitted(budget: int, model: str, notes: list[str]) -> int:
+    """The number of tokens nearest to it that the model takes."""
+    for name, low, high, may_be_off in BUDGETS:
+        if name.match(model):
+            fitted = 0 if may_be_off and not budget else min(max(budget, low), high)
+            if fitted != budget:
+                takes = f"{low} to {high}" + (", or 0" if may_be_off else "")
+                notes.append(f"thinking_budget {budget} was told as {fitted}: this model takes {takes}")
+            return fitted
+    return budget
 
 
 def probe(target: Target) -> HttpCall:

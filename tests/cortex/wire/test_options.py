@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
-from cortex.messages import Image, Message, Request, Text, ToolSpec
+from cortex.messages import Image, Message, OutputSchema, Request, Text, ToolSpec
 from cortex.wire import WIRES
 from cortex.wire.codec import HttpCall, Target
 
@@ -187,7 +187,10 @@ ROWS: dict[tuple[str, str], list[Row]] = {
             "claude-sonnet-4-5",
             {"thinking_budget": 5, "max_tokens": 10},
             {"thinking": {"type": "enabled", "budget_tokens": 1_024}, "max_tokens": 1_034},
-            (),
+            (
+                "thinking_budget 5 was told as 1024: this vendor takes no less",
+                "max_tokens was raised to 1034: this vendor counts thinking among them",
+            ),
         ),
         ("claude-3-5-haiku-latest", {"effort": "high"}, {"thinking": ...}, (NO_THOUGHT,)),
         ("claude-opus-4-5", {"effort": "low"}, {"output_config": {"effort": "low"}, "thinking": ...}, ()),
@@ -197,7 +200,18 @@ ROWS: dict[tuple[str, str], list[Row]] = {
             {"output_config": {"effort": "low"}},
             ("effort minimal was told as low: this vendor does not know it",),
         ),
-        ("claude-opus-4-7", {"thinking_budget": 2_000}, {"thinking": {"type": "adaptive"}}, ()),
+        (
+            "claude-opus-4-7",
+            {"thinking_budget": 2_000},
+            {"thinking": {"type": "adaptive"}},
+            ("thinking_budget was told as adaptive: this model takes no number of tokens",),
+        ),
+        (
+            "claude-sonnet-4-5",
+            {"thinking_budget": 40_000},
+            {"thinking": {"type": "enabled", "budget_tokens": 40_000}, "max_tokens": 72_000},
+            (),
+        ),
         (
             "claude-sonnet-4-5",
             {"temperature": 1.5},
@@ -272,6 +286,49 @@ ROWS: dict[tuple[str, str], list[Row]] = {
             {"effort": "minimal"},
             {"generationConfig": {"thinkingConfig": {"thinkingLevel": "minimal", "includeThoughts": True}}},
             (),
+        ),
+        *(
+            (
+                model,
+                {"thinking_budget": wanted},
+                {"generationConfig": {"thinkingConfig": {"thinkingBudget": sent, "includeThoughts": sent > 0}}},
+                (f"thinking_budget {wanted} was told as {sent}: this model takes {takes}",) if takes else (),
+            )
+            for model, wanted, sent, takes in (
+                ("gemini-2.5-pro", 0, 128, "128 to 32768"),
+                ("gemini-2.5-pro", 50, 128, "128 to 32768"),
+                ("gemini-2.5-pro", 40_000, 32_768, "128 to 32768"),
+                ("gemini-2.5-pro", 32_768, 32_768, ""),
+                ("gemini-3-pro-preview", 0, 128, "128 to 32768"),
+                ("gemini-2.5-flash", 0, 0, ""),
+                ("gemini-2.5-flash", 50, 50, ""),
+                ("models/gemini-2.5-flash-preview-09-2025", 60_000, 24_576, "1 to 24576, or 0"),
+                ("gemini-2.5-flash-lite", 0, 0, ""),
+                ("gemini-2.5-flash-lite", 100, 512, "512 to 24576, or 0"),
+                ("gemini-2.5-flash-lite", 512, 512, ""),
+                ("a-tuned-one", 60_000, 60_000, ""),
+            )
+        ),
+        *(
+            (
+                model,
+                {"effort": "high", "tools": TOOL, "output": OutputSchema("o", {"type": "object"})},
+                {
+                    "generationConfig": {
+                        "responseMimeType": "application/json",
+                        "responseJsonSchema": {"type": "object"},
+                        "thinkingConfig": {"thinkingLevel": "high", "includeThoughts": True},
+                    }
+                },
+                (),
+            )
+            for model in ("gemini-flash-latest", "gemini-pro-latest")
+        ),
+        (
+            "gemini-pro-latest",
+            {"effort": "minimal"},
+            {"generationConfig": {"thinkingConfig": {"thinkingLevel": "low", "includeThoughts": True}}},
+            ("effort minimal was told as low: this model does not know it",),
         ),
         ("gemini-2.0-flash", {"effort": "low"}, {"generationConfig": ...}, (NO_THOUGHT,)),
         (
