@@ -112,6 +112,7 @@ class Response(Completion[T_co]):
 class Chunk:
     """One piece of a stream. `content` is always safe to print: it is empty unless `kind` is "text".
 
+    A `tool_call` has an object for its arguments; of a call that has none only the `tool_result` is shown, an error.
     `restart` asks the consumer to discard what it showed. The last chunk is `final`: it carries the `response` and
     its `metadata`.
     """

@@ -89,7 +89,8 @@ class _Play:
             slots[index] = await (own(call) if own is not None else self.turn.desk.run(call))
 
         for call in calls:
-            await self._show(Chunk("tool_call", tool_call=call))
+            if isinstance(call.arguments, dict):  # else it is no call that could be run: its result says what is wrong
+                await self._show(Chunk("tool_call", tool_call=call))
         async with trio.open_nursery() as nursery:
             for index, call in enumerate(calls):
                 nursery.start_soon(run_one, index, call)
