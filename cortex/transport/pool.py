@@ -44,8 +44,8 @@ class Slots(Generic[C]):
     limit: int
     expiry: float = 5.0
     """Seconds: an older idle connection is not used."""
-    max_idle: int = 100
     in_use: int = 0
+    closed: bool = False
     _idle: deque[tuple[C, float]] = attrs.field(factory=deque)  # the last one was used last
     _waiting: dict[_Waiter[C], None] = attrs.field(factory=dict)  # in order of arrival; anybody may leave
 
@@ -103,11 +103,13 @@ class Slots(Generic[C]):
         self.in_use -= 1
         if connection is not None:
             self._idle.append((connection, now))
+        if self.closed:
+            self.close_idle()
         self.sweep(now)
 
     def sweep(self, now: float) -> None:
-        """What grew old at the bottom is closed, and what is too much."""
-        while self._idle and (now - self._idle[0][1] >= self.expiry or len(self._idle) > self.max_idle):
+        """What grew old at the bottom is closed."""
+        while self._idle and now - self._idle[0][1] >= self.expiry:
             self._idle.popleft()[0].close()
 
     def close_idle(self) -> None:
@@ -117,5 +119,5 @@ class Slots(Generic[C]):
 
     def close(self) -> None:
         """Close them, and from now on every one that becomes idle."""
-        self.max_idle = 0
+        self.closed = True
         self.close_idle()
