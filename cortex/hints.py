@@ -94,7 +94,9 @@ def _filled(hint: Any, given: Mapping[Any, Any]) -> Any:
     """`hint` with its type variables replaced."""
     if isinstance(hint, typing.TypeVar):
         return given.get(hint, hint)
-    variables = () if isinstance(hint, type) else getattr(hint, "__parameters__", ())
+    if isinstance(hint, type):
+        return hint
+    variables = getattr(hint, "__parameters__", ())
     return hint[tuple(given.get(one, one) for one in variables)] if variables else hint
 
 
