@@ -37,7 +37,7 @@ from cortex.wire.codec import EFFORT_TOKENS, HttpCall, HttpReply, Json, Target, 
 from cortex.wire.draft import OpenCall, newest
 from cortex.wire.faults import Rules, phrase
 from cortex.wire.gemini_args import PartialArgs
-from cortex.wire.history import CLOSING, Turn, TurnRole, in_role, tidy
+from cortex.wire.history import CLOSING, NO_IMAGE, Turn, TurnRole, in_role, tidy
 from cortex.wire.output import by_tool
 from cortex.wire.stream import Fold, StreamDecoder, decode_with
 from cortex.wire.subsets import gemini_schema
@@ -88,6 +88,7 @@ BROKEN_FINISH = {  # the model's own accident: the same request may go well
 }
 
 ROLES = {"user": "user", "tool": "user", "assistant": "model"}
+GIF = "image/gif"  # not among the types of https://ai.google.dev/gemini-api/docs/image-understanding
 MAX_STOPS = 5  # https://ai.google.dev/api/generate-content#generationconfig
 # https://ai.google.dev/gemini-api/docs/thinking
 UNTHINKING = re.compile(r"gemini-(1|2\.0)|gemma")
@@ -235,6 +236,8 @@ def _write(signed: bool, turn: Turn, before: TurnRole | None, running: bool) -> 
     if signed and calls and running:
         calls[0].setdefault("thoughtSignature", _UNSIGNED)  # of parallel calls only the first is signed
     notes = ["thinking without a signature was left out"] if len(parts) < len(turn.parts) else []
+    if any(isinstance(part, Image) and media_type(part) == GIF for part in turn.parts):
+        notes.append("a GIF was left out: this vendor takes none")
     return in_role(ROLES[turn.role], before and ROLES[before], "parts", parts), notes
 
 
@@ -252,6 +255,8 @@ def _part(part: Part) -> dict[str, Any] | None:
             said = {"error" if part.is_error else "output": part.content}
             return {"functionResponse": {"name": part.name, "response": said}}
         case Image():
+            if media_type(part) == GIF:
+                return {"text": NO_IMAGE}
             if part.data:
                 return {"inlineData": {"mimeType": media_type(part), "data": base64_of(part)}}
             return {"fileData": {"mimeType": media_type(part), "fileUri": part.url or ""}}
@@ -357,10 +362,13 @@ class GeminiFold(Fold):
 
 
 def _usage(usage: dict[str, Any]) -> Usage:
-    """Gemini counts its thoughts beside the answer; here they are part of the output."""
+    """Gemini counts its thoughts beside the answer, and what its own tools said beside the prompt; here they are part
+    of the output, and of the input."""
+    prompt, used = count(usage.get("promptTokenCount")), count(usage.get("toolUsePromptTokenCount"))
+    given = None if prompt is None and used is None else (prompt or 0) + (used or 0)
     answer, thoughts = count(usage.get("candidatesTokenCount")), count(usage.get("thoughtsTokenCount"))
     output = None if answer is None and thoughts is None else (answer or 0) + (thoughts or 0)
-    return Usage(count(usage.get("promptTokenCount")), output, count(usage.get("cachedContentTokenCount")), thoughts)
+    return Usage(given, output, count(usage.get("cachedContentTokenCount")), thoughts)
 
 
 def decode(reply: HttpReply, target: Target) -> Answer | Failure:

@@ -26,6 +26,7 @@ TurnRole: TypeAlias = Literal["user", "assistant", "tool"]
 
 NO_RESULT = "This call was not run."  # what stands for a result that never came
 NO_OUTPUT = "(no output)"  # and for an empty one
+NO_IMAGE = "(An image that cannot be shown.)"  # and for one that a vendor takes in no such form
 OPENING = "(The conversation goes on.)"  # what a user said where nothing was, or where a vendor wants a user first
 
 
@@ -187,7 +188,7 @@ class _Tidier:
         """The next messages."""
         for message in messages:
             if message.role == "system":
-                self._system.append(message.text)
+                self._system.append("\n\n".join(part.text for part in message.parts if isinstance(part, Text)))
             elif message.role == "assistant":
                 self._settle()
                 self._add("assistant", self._assistant(message))
@@ -251,7 +252,7 @@ class _Tidier:
         return parts if any(isinstance(part, Text | ToolCall) for part in parts) else ()
 
     def _assistant_parts(self, message: Message) -> Iterator[Part]:
-        for part in _joined(message.parts):
+        for part in _joined(message.parts, ""):  # pieces of a sentence, as they come
             match part:
                 case Text():
                     yield part
@@ -290,7 +291,7 @@ class _Tidier:
 
     def _user(self, message: Message) -> None:
         rest: list[Part] = []
-        for part in _joined(message.parts):
+        for part in _joined(message.parts, "\n\n"):
             match part:
                 case ToolResult():
                     self._result(part)
@@ -335,6 +336,11 @@ class _Tidier:
         self._add("tool", tuple(parts))
 
 
+def result_text(result: ToolResult) -> str:
+    """A result's text, for a dialect that has no mark for an error."""
+    return f"Error: {result.content}" if result.is_error else result.content
+
+
 def _whole(image: Image) -> Image | None:
     """The image with its bytes, if its URL holds them; None when there is nothing in it."""
     if image.data or not (image.url or "").startswith("data:"):
@@ -343,15 +349,15 @@ def _whole(image: Image) -> Image | None:
     return Image(image.media_type or media_type, data) if data else None
 
 
-def _joined(parts: tuple[Part, ...]) -> Iterator[Part]:
-    """The parts with neighbouring texts glued together, and texts of nothing but white space left out."""
+def _joined(parts: tuple[Part, ...], gap: str) -> Iterator[Part]:
+    """The parts with neighbouring texts as one, `gap` between them, and texts of nothing but white space left out."""
     held: list[Text] = []
     for part in (*parts, None):
         if isinstance(part, Text):
             held.append(part)
             continue
         if held:
-            text = held[0] if len(held) == 1 else Text("".join(one.text for one in held))
+            text = held[0] if len(held) == 1 else Text(gap.join(one.text for one in held))
             held.clear()
             if text.text.strip():
                 yield text

@@ -27,7 +27,7 @@ from cortex.messages import (
 from cortex.wire.codec import HttpCall, HttpReply, Json, Target, Wire, get, post
 from cortex.wire.draft import newest
 from cortex.wire.faults import Rules, phrase
-from cortex.wire.history import Turn, TurnRole, tidy
+from cortex.wire.history import NO_IMAGE, Turn, TurnRole, result_text, tidy
 from cortex.wire.ndjson import NdjsonDecoder
 from cortex.wire.stream import Fold, decode_with
 from cortex.wire.values import arguments_object, as_dict, as_list, as_text, base64_of, count, dumps
@@ -36,8 +36,6 @@ NDJSON = "application/x-ndjson"
 FINISH = {"stop": Finish.STOP, "length": Finish.LENGTH}
 IDLE = ("load", "unload")  # reasons of a reply to no question: the model was moved into memory, or out of it
 RULES = Rules(phrases=(phrase(Kind.QUOTA, "402 403 429", "usage limit"),))  # of ollama.com
-
-NO_IMAGE = "(An image that cannot be shown.)"  # what stands for one at an address, which the server would not fetch
 
 # Who thinks: https://ollama.com/search?c=thinking. Asked to think, any other model answers 400; not to, none does.
 THINKS = re.compile(
@@ -180,7 +178,7 @@ def _user(turn: Turn, notes: list[str]) -> dict[str, Any]:
         elif isinstance(part, Image) and part.data:
             images.append(base64_of(part))
         elif isinstance(part, Image):
-            texts.append(NO_IMAGE)
+            texts.append(NO_IMAGE)  # the server would not fetch it
             notes.append("an image at a URL was left out: this dialect takes only an image's bytes")
     message: dict[str, Any] = {"role": "user", "content": "\n\n".join(texts)}
     return {**message, "images": images} if images else message
@@ -205,7 +203,7 @@ def _call(call: ToolCall) -> dict[str, Any]:
 
 def _result(result: ToolResult) -> dict[str, Any]:
     """Older servers pair it with its call by order or by name, newer ones by id."""
-    content = {"role": "tool", "content": result.content}
+    content = {"role": "tool", "content": result_text(result)}
     return {**content, "tool_name": result.name, "tool_call_id": result.call_id}
 
 
@@ -245,7 +243,7 @@ class OllamaFold(Fold):
         opened = self.draft.open_call(as_text(call.get("id")), as_text(function.get("name")))
         arguments = function.get("arguments")
         if arguments is not None:
-            opened.pieces.append(arguments if isinstance(arguments, str) else dumps(arguments).decode())
+            self.draft.argument(opened, arguments if isinstance(arguments, str) else dumps(arguments).decode())
         return self.draft.finish_call(opened)
 
     def _end(self, reason: str) -> list[StreamEvent]:

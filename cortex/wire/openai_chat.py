@@ -29,7 +29,7 @@ from cortex.messages import (
 )
 from cortex.wire.codec import HttpCall, HttpReply, Json, Target, Wire, post
 from cortex.wire.draft import OpenCall, newest
-from cortex.wire.history import Turn, TurnRole, tidy
+from cortex.wire.history import Turn, TurnRole, result_text, tidy
 from cortex.wire.openai_common import (
     RULES,
     address,
@@ -200,7 +200,7 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _result(result: ToolResult) -> dict[str, Any]:
-    return {"role": "tool", "tool_call_id": result.call_id, "content": result.content}
+    return {"role": "tool", "tool_call_id": result.call_id, "content": result_text(result)}
 
 
 # ------------------------------------------------------------------------------------------------------------ decode

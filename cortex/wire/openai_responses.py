@@ -32,7 +32,7 @@ from cortex.messages import (
 )
 from cortex.wire.codec import HttpCall, HttpReply, Json, Target, Wire, post
 from cortex.wire.draft import OpenCall, Run, newest
-from cortex.wire.history import Turn, TurnRole, tidy
+from cortex.wire.history import Turn, TurnRole, result_text, tidy
 from cortex.wire.openai_common import (
     RULES,
     address,
@@ -160,7 +160,7 @@ def _answered(turn: Turn, takes_text: bool, notes: list[str]) -> list[dict[str, 
 
 
 def _result(result: ToolResult) -> dict[str, Any]:
-    return {"type": "function_call_output", "call_id": result.call_id, "output": result.content}
+    return {"type": "function_call_output", "call_id": result.call_id, "output": result_text(result)}
 
 
 def _reasoning(part: Thinking, takes_text: bool) -> dict[str, Any] | None:

@@ -266,7 +266,7 @@ def _answered(draw: st.DrawFn, dialect: str, target: Target, said: list[Spoken],
 
 def _ran(draw: st.DrawFn, calls: list[ToolCall], said: list[Spoken]) -> Message:
     results = [ToolResult(call.id, call.name, draw(sentences), draw(st.booleans())) for call in calls]
-    said += [("result", result.name, result.content) for result in results]
+    said += [("error" if result.is_error else "result", result.name, result.content) for result in results]
     if len({call.id for call in calls}) == len(calls):
         results = draw(st.permutations(results))  # whichever was done first
     return Message("tool", tuple(results))

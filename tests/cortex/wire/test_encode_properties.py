@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cortex.messages import Request, ToolSpec
 from cortex.wire import WIRES
 from cortex.wire.codec import Target
-from cortex.wire.ollama import NO_IMAGE
+from cortex.wire.history import NO_IMAGE
 
 TARGETS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("openai_chat", "https://api.openai.com/v1", "m", {}),
@@ -61,7 +61,9 @@ def test_M7_nothing_opaque_reaches_another_issuer(dialect: str, conversations: A
 
 
 def seen_by(dialect: str, said: list[Any]) -> list[Any]:
-    """Ollama takes no addresses of images: a word stands for each."""
+    """An error is a result, marked or told as one. Ollama takes no addresses of images: a word stands for each."""
+    mark = "" if dialect in ("anthropic", "gemini") else "Error: "
+    said = [("result", one[1], mark + one[2]) if one[0] == "error" else one for one in said]
     if dialect != "ollama":
         return said
     return [("text", "user", NO_IMAGE) if one[0] == "image" and isinstance(one[1], str) else one for one in said]

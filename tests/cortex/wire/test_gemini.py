@@ -389,3 +389,18 @@ def test_a_path_that_leads_nowhere_does_no_harm(path: str, read: Any, sse: Any) 
         [sse(chunk(call("f", True)), chunk(call("", False, jsonPath=path, stringValue="x")), chunk(finish="STOP"))],
     )
     assert isinstance(events[-1].answer.tool_calls[0].arguments, dict)
+
+
+def test_what_its_own_tools_said_is_part_of_the_input(reply: Any) -> None:
+    """https://ai.google.dev/api/generate-content#UsageMetadata: counted beside the prompt, and paid like it."""
+    for usage, known in ((USAGE | {"toolUsePromptTokenCount": 5}, 15), ({"toolUsePromptTokenCount": 5}, 5), ({}, None)):
+        answer = WIRE.decode(reply(chunk({"text": "Hi"}, finish="STOP", usageMetadata=usage)), TARGET)
+        assert isinstance(answer, Answer)
+        assert answer.usage.input_tokens == known
+
+
+@pytest.mark.parametrize("image", [Image(data=b"GIF89a"), Image(url="https://x/y.gif")])
+def test_a_gif_is_not_shown(image: Image) -> None:
+    call = WIRE.encode(Request((Message("user", (Text("Look"), image)),)), TARGET)
+    assert body_of(call)["contents"][0]["parts"] == [{"text": "Look"}, {"text": "(An image that cannot be shown.)"}]
+    assert call.notes == ("a GIF was left out: this vendor takes none",)

@@ -98,3 +98,25 @@ def test_two_models_of_one_provider_know_nothing_of_each_other() -> None:
     )
     assert b'"signature"' in one
     assert b'"signature"' not in two
+
+
+def said_by(rules: Any, dialect: str, *messages: Message) -> list[Any]:
+    told: list[Any] = rules.said(dialect, json.loads(encode(dialect, messages).body))
+    return told
+
+
+@pytest.mark.parametrize("dialect", sorted(WIRES))
+def test_two_texts_of_a_user_are_told_apart_and_an_answers_are_one(dialect: str, rules: Any) -> None:
+    """What a user gives in parts are things of their own; a model's text may come in pieces of a sentence."""
+    parts = (Text("see "), Text("this"))
+    told = said_by(rules, dialect, Message("user", parts), Message("assistant", parts), Message("user", (Text("?"),)))
+    assert [one[2] for one in told] == ["see \n\nthis", "see this", "?"]
+
+
+@pytest.mark.parametrize("dialect", ["openai_chat", "openai_responses", "ollama"])
+def test_an_error_is_told_in_words_where_there_is_no_mark_for_it(dialect: str, rules: Any) -> None:
+    calls = tuple(ToolCall(name, name, {}, "{}") for name in ("a1", "b1", "c1"))
+    results = (ToolResult("a1", "a1", "rows: 0", is_error=True), ToolResult("b1", "b1", "rows: 0"))
+    messages = (Message("user", (Text("go"),)), Message("assistant", calls), Message("tool", results))
+    told = [one[2] for one in said_by(rules, dialect, *messages) if one[0] == "result"]
+    assert told == ["Error: rows: 0", "rows: 0", "Error: This call was not run."]

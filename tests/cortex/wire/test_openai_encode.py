@@ -227,7 +227,7 @@ def test_a_whole_conversation() -> None:
             ],
         },
         {"role": "tool", "tool_call_id": "c1", "content": "one"},
-        {"role": "tool", "tool_call_id": "c2", "content": "(no output)"},
+        {"role": "tool", "tool_call_id": "c2", "content": "Error: (no output)"},
         {"role": "user", "content": "a\n\nb"},
     ]
     assert len(call.notes) == 2
@@ -240,7 +240,7 @@ def test_a_call_without_its_result_is_answered_as_not_run() -> None:
     ids = [entry["id"] for entry in said["tool_calls"]]
     assert len(set(ids)) == 2
     assert [one["tool_call_id"], two["tool_call_id"]] == ids
-    assert one["content"] == "This call was not run."
+    assert one["content"] == "Error: This call was not run."
     assert call.notes == ("a tool call without a result was answered as not run",)
 
 

@@ -212,7 +212,9 @@ def expected_usage(case: dict[str, Any]) -> Usage | None:
     if case["dialect"] == "gemini":
         thoughts, said = raw.get("thoughts_token_count"), raw.get("candidates_token_count")
         output = None if thoughts is None and said is None else (thoughts or 0) + (said or 0)
-        return Usage(raw.get("prompt_token_count"), output, raw.get("cached_content_token_count"), thoughts)
+        known = [raw.get(name) for name in ("prompt_token_count", "tool_use_prompt_token_count")]
+        given = sum(n for n in known if n) if any(n is not None for n in known) else None
+        return Usage(given, output, raw.get("cached_content_token_count"), thoughts)
     if case["dialect"] == "openai_responses":
         cached = (raw.get("input_tokens_details") or {}).get("cached_tokens")
         reasoning = (raw.get("output_tokens_details") or {}).get("reasoning_tokens")

@@ -123,7 +123,7 @@ def test_a_conversation_becomes_items() -> None:
         {"type": "message", "role": "assistant", "content": "So."},
         {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": '{"a": 1}'},
         {"type": "function_call", "call_id": "call_2", "name": "g", "arguments": "{}"},
-        {"type": "function_call_output", "call_id": "call_1", "output": "(no output)"},
+        {"type": "function_call_output", "call_id": "call_1", "output": "Error: (no output)"},
         {"type": "function_call_output", "call_id": "call_2", "output": "two"},
         {"type": "message", "role": "assistant", "content": "Done."},
         {"type": "message", "role": "user", "content": "And?"},
