@@ -7,12 +7,16 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
+from cortex.errors import ConfigError
 from cortex.wire.values import as_dict, as_text
 
 Schema: TypeAlias = Mapping[str, Any]
 
 _NAMED, _LISTED, _ALONE = ("properties", "$defs"), ("anyOf", "oneOf", "prefixItems"), ("items",)
 """Keywords that hold schemas: by name, in a list, and one."""
+
+
+TOO_DEEP = "the request (its tools or output schema) cannot be written as JSON: a schema is nested too deeply"
 
 
 def _items(value: Any) -> list[Any]:
@@ -59,9 +63,13 @@ _STRICT_FORMATS = ("date-time", "time", "date", "duration", "email", "hostname",
 def strict_schema(schema: Schema) -> Schema | None:
     """The schema as strict mode takes it: an object at the root, every object closed, with all its properties required,
     every value of some type, and no keyword that it does not know. None for one that is no such: it is sent as a guide.
+    `ConfigError` for one that is nested too deeply.
     """
-    bare: Schema = _changed(schema, _without_words)
-    return bare if bare.get("type") == "object" and "anyOf" not in bare and _is_strict(bare) else None
+    try:
+        bare: Schema = _changed(schema, _without_words)
+        return bare if bare.get("type") == "object" and "anyOf" not in bare and _is_strict(bare) else None
+    except RecursionError:
+        raise ConfigError(TOO_DEEP) from None
 
 
 def _without_words(one: dict[str, Any]) -> dict[str, Any]:
@@ -99,8 +107,12 @@ _GEMINI_KEYS = {
 
 
 def gemini_schema(schema: Schema, notes: list[str]) -> Schema:
-    """The schema in the keywords that Gemini knows; what cannot be said in them is told in `notes`."""
-    told: dict[str, Any] = _changed(schema, partial(_in_its_words, notes))
+    """The schema in the keywords that Gemini knows; what cannot be said in them is told in `notes`.
+    `ConfigError` for one that is nested too deeply."""
+    try:
+        told: dict[str, Any] = _changed(schema, partial(_in_its_words, notes))
+    except RecursionError:
+        raise ConfigError(TOO_DEEP) from None
     _open_circles(told, notes)
     return told
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cortex.errors import ConfigError
 from cortex.messages import Message, OutputSchema, Request, Text, ToolSpec
 from cortex.wire import WIRES
 from cortex.wire.codec import HttpCall, Target
@@ -216,3 +217,14 @@ def test_a_schema_that_is_none_goes_out_as_it_can(junk: Any) -> None:
     told(schema)
     told(junk if isinstance(junk, dict) else {})
     asked("openai_chat", schema)
+
+
+@pytest.mark.parametrize("dialect", ["openai_chat", "openai_responses", "gemini"])
+def test_a_schema_too_deep_to_be_read_is_an_error_of_its_own(dialect: str) -> None:
+    deep: dict[str, Any] = {"type": "string"}
+    for _ in range(5_000):
+        deep = {"type": "array", "items": deep}
+    base_url = "https://api.openai.com/v1" if dialect != "gemini" else "https://g"
+    request = Request(HELLO, output=OutputSchema("o", closed({"x": deep})))
+    with pytest.raises(ConfigError, match="cannot be written as JSON"):
+        WIRES[dialect].encode(request, Target("p", base_url, "m"))
