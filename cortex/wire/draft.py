@@ -5,7 +5,7 @@ Every `add` gives the events it causes, so that what is shown is what the finish
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import attrs
 
@@ -25,9 +25,13 @@ from cortex.messages import (
     Usage,
 )
 from cortex.wire.output import PREFIX
-from cortex.wire.values import arguments_of, clean, digest
+from cortex.wire.values import TooMuch, arguments_of, clean, digest, dumps, weight
 
 RunKind: TypeAlias = Literal["text", "thinking"]
+
+MAX_PARTS = 1_000  # of one answer, calls among them, and as many citations: more than ten times what a model gives
+MAX_SIZE = 12 * 1024 * 1024  # bytes of memory of one answer: 180,000 tokens that come one by one
+_PIECE = 64  # bytes a piece of text takes beside its letters
 
 
 @attrs.define
@@ -85,31 +89,48 @@ class Draft:
         self.model: str | None = None
         self.response_id = ""
         self.request_id: str | None = None
+        self._size = 0
         self._parts: list[Run | OpenCall] = []
+        self._citations: dict[bytes, Any] = {}  # by their JSON
         self._open: dict[int, OpenCall] = {}  # calls that are not whole yet, by their place: an answer may hold many
+
+    def _append(self, part: Run | OpenCall) -> None:
+        if len(self._parts) >= MAX_PARTS:
+            raise TooMuch(f"more than {MAX_PARTS} parts")
+        self._parts.append(part)
+
+    def grow(self, size: int) -> None:
+        """The answer takes so many bytes more; TooMuch when no answer takes so many."""
+        self._size += size
+        if self._size > MAX_SIZE:
+            raise TooMuch(f"more than {MAX_SIZE} bytes")
 
     def _run(self, kind: RunKind) -> Run:
         last = self._parts[-1] if self._parts else None
         if isinstance(last, Run) and last.kind == kind and not last.seals:
             return last
         run = Run(kind)
-        self._parts.append(run)
+        self._append(run)
         return run
+
+    def _say(self, kind: RunKind, piece: str) -> str:
+        self.grow(len(piece) + _PIECE)
+        return self._run(kind).add(piece)
 
     def text(self, piece: str) -> list[StreamEvent]:
         """A piece of the visible answer."""
-        shown = self._run("text").add(piece) if piece else ""
+        shown = self._say("text", piece) if piece else ""
         return [TextDelta(shown)] if shown else []
 
     def thinking(self, piece: str) -> list[StreamEvent]:
         """A piece of thinking."""
-        shown = self._run("thinking").add(piece) if piece else ""
+        shown = self._say("thinking", piece) if piece else ""
         return [ThinkingDelta(shown)] if shown else []
 
     def begin_thinking(self) -> Run:
         """A block of thinking begins: what comes now is not part of the one before."""
         run = Run("thinking")
-        self._parts.append(run)
+        self._append(run)
         return run
 
     def sign(self, signature: str, run: Run | None = None) -> list[StreamEvent]:
@@ -119,17 +140,19 @@ class Draft:
         last = self._parts[-1] if self._parts else None
         if run is None:
             run = last if isinstance(last, Run) and last.kind == "thinking" else self._run("thinking")
+        self.grow(len(signature) + _PIECE)
         run.seals.append(signature)
         return [Progress()]
 
     def open_call(self, ident: str, name: str, signature: str | None = None) -> OpenCall:
         """A tool call begins."""
         call = self._open[len(self._parts)] = OpenCall(ident, name, signature, len(self._parts))
-        self._parts.append(call)
+        self._append(call)
         return call
 
     def argument(self, call: OpenCall, piece: str) -> list[StreamEvent]:
         """A piece of a tool call's argument text: of a structured answer it is shown."""
+        self.grow(len(piece) + _PIECE)
         call.pieces.append(piece)
         shown = call.said.add(piece) if call.answers else ""
         return [TextDelta(shown)] if shown else [Progress()]
@@ -143,8 +166,11 @@ class Draft:
         if call.call is not None:
             return []
         self._open.pop(call.place)
-        whole, arguments = arguments_of(call.raw)
-        if cut and not call.raw.strip():
+        raw = call.raw
+        self.grow(weight(raw) - _PIECE * len(call.pieces))
+        call.pieces = [raw]
+        whole, arguments = arguments_of(raw)
+        if cut and not raw.strip():
             whole, arguments = False, None
         call.call = self._tool_call(call, arguments)
         if call.answers:
@@ -161,6 +187,17 @@ class Draft:
         made_up = "call_" + digest(self.response_id, str(call.place), call.name, call.raw)[:24]
         issuer = self.issuer if call.signature else None
         return ToolCall(call.id or made_up, call.name, arguments, clean(call.raw), call.signature, issuer)
+
+    def cite(self, citations: list[Any]) -> None:
+        """Sources as the server names them, each once: some servers name all of them in every chunk."""
+        for citation in citations:
+            data = dumps(citation) if citation else b""
+            if not data or data in self._citations:
+                continue
+            if len(self._citations) >= MAX_PARTS:
+                raise TooMuch(f"more than {MAX_PARTS} citations")
+            self.grow(len(data) + weight(data))
+            self._citations[data] = citation
 
     @property
     def unfinished(self) -> list[OpenCall]:
@@ -199,6 +236,7 @@ class Draft:
             usage=self.usage,
             model_reported=self.model,
             request_id=self.request_id,
+            citations=tuple(self._citations.values()),
         )
 
     def _part(self, part: Run | OpenCall, beside: bool) -> Part | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from cortex.messages import Broken, Ended, Kind, StreamEvent
 from cortex.wire.sse import LIMIT
 from cortex.wire.stream import Fold, fold_json
-from cortex.wire.values import loads
+from cortex.wire.values import TooMuch, loads
 
 
 class NdjsonDecoder:
@@ -71,6 +71,8 @@ class NdjsonDecoder:
 def _is_json(line: bytes) -> bool:
     try:
         loads(line)
+    except TooMuch:  # as far as one can tell
+        return True
     except ValueError:
         return False
     return True

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import attrs
 
-LIMIT = 8 * 1024 * 1024  # bytes of one event: far above any real one (an image is ~2 MiB), far below a memory's end
+LIMIT = 3 * 1024 * 1024  # bytes of one event: above any real one (an image is ~2 MiB); parsed it is held three times
 _BOM = b"\xef\xbb\xbf"
 
 

@@ -18,7 +18,7 @@ from cortex.wire.codec import HttpReply, Target
 from cortex.wire.draft import Draft
 from cortex.wire.faults import Rules
 from cortex.wire.sse import LIMIT, SseDecoder, SseEvent, SseItem
-from cortex.wire.values import loads
+from cortex.wire.values import TooMuch, loads
 
 
 class Fold(ABC):
@@ -102,9 +102,12 @@ class StreamDecoder:
         self._over = True
         if self._body is not None:
             try:
-                return self._fold.whole(loads(b"".join(self._body)))
+                payload = loads(b"".join(self._body))
+            except TooMuch as error:
+                return self._fold.broken(Kind.PROTOCOL, f"the body: {error}")
             except ValueError:
                 return self._fold.broken(Kind.CUT, "the JSON body is not whole")
+            return bounded(self._fold, lambda: self._fold.whole(payload))
         events = self._fold.closed()
         last = events[-1]
         if self._sse.close() and isinstance(last, Broken):
@@ -137,11 +140,21 @@ def fold_json(fold: Fold, name: str, data: str | bytes) -> list[StreamEvent]:
     """One event of a stream, given as JSON text."""
     try:
         payload = loads(data)
+    except TooMuch as error:
+        return fold.broken(Kind.PROTOCOL, f"an event: {error}")
     except ValueError:
         return fold.broken(Kind.PROTOCOL, "an event is not JSON")
     if not isinstance(payload, dict):
         return fold.broken(Kind.PROTOCOL, "an event is not a JSON object")
-    return fold.chunk(name, payload)
+    return bounded(fold, lambda: fold.chunk(name, payload))
+
+
+def bounded(fold: Fold, step: Callable[[], list[StreamEvent]]) -> list[StreamEvent]:
+    """A step of the fold; it ends the answer where there is more in it than any answer holds."""
+    try:
+        return step()
+    except TooMuch as error:
+        return fold.broken(Kind.PROTOCOL, f"the answer: {error}")
 
 
 def decode_with(make_fold: Callable[[Target], Fold], reply: HttpReply, target: Target) -> Answer | Failure:
@@ -150,7 +163,7 @@ def decode_with(make_fold: Callable[[Target], Fold], reply: HttpReply, target: T
     if not 200 <= reply.status < 300:
         return faults.status_failure(reply, target, fold.rules)
     payload = _json(reply)
-    events = fold.broken(*payload) if isinstance(payload, tuple) else fold.whole(payload)
+    events = fold.broken(*payload) if isinstance(payload, tuple) else bounded(fold, lambda: fold.whole(payload))
     verdict = events[-1] if events else None
     ident = faults.request_id(reply.headers)
     if isinstance(verdict, Ended):
@@ -181,6 +194,8 @@ def _json(reply: HttpReply) -> Any:
         return Kind.NOT_API, "a page came where JSON belongs"
     try:
         return loads(reply.body)
+    except TooMuch as error:
+        return Kind.PROTOCOL, f"the reply: {error}"
     except ValueError:
         if kind and "json" not in kind:
             return Kind.NOT_API, f"{kind[:80]} came where JSON belongs"

@@ -18,23 +18,75 @@ from typing import Any
 from cortex.messages import Image, ToolCall
 
 MAX_DEPTH = 128  # no dialect and no schema nests deeper; far below what recursion bears
-MAX_VALUES = 300_000  # commas and brackets, in texts too: more than 128,000 tokens make; parsed they are 16 MB
+MAX_ITEMS = 5_000  # of an array that is walked: calls, parts, choices; the longest is a whole stream as one array
+MAX_DIGITS = 100  # of a whole number in a long text: to read one takes the square of its length
+
+# Bytes of memory that JSON may take while it is parsed: a small text can be a hundred times its length by then. What
+# real replies come nearest are log probabilities, 1.4 KB a token: 4,500 tokens of an answer that comes in one piece.
+MAX_PARSED = 6 * 1024 * 1024
+# What each mark stands for, as measured in CPython 3.11: an object, a list, a member's place and value, its key.
+_COSTS = ((b"{", 200), (b"[", 80), (b",", 64), (b":", 140))
+_WIDE = (b"\xf0", b"\xf1", b"\xf2", b"\xf3", b"\xf4", b"\\ud", b"\\uD")  # how letters beyond U+FFFF begin
+_SHORT = MAX_PARSED // 256  # bytes of a text that takes no more, whatever it says
+
+
+class TooMuch(ValueError):
+    """What a server sends is more than can be meant; the words say of what."""
 
 
 def loads(text: str | bytes) -> Any:
-    """Parse JSON as Python's own parser does (NaN and Infinity included); raises ValueError, and nothing else."""
+    """Parse JSON as Python's own parser does (NaN and Infinity included); raises ValueError, and nothing else.
+
+    Of it, `TooMuch` for what would take more memory than `MAX_PARSED`: seen before it is made, which takes seconds.
+    """
+    short = len(text) <= _SHORT
+    if not short and weight(text) > MAX_PARSED:
+        raise TooMuch("too many values, or too long a text")
     if isinstance(text, bytes):
         text = text.decode("utf-8-sig")
-    opened = text.count("{") + text.count("[")
-    if opened + text.count(",") > MAX_VALUES:  # seen before they are made, which would take seconds
-        raise ValueError("too many values")
     try:
-        value = json.loads(text)
+        value = json.loads(text) if short else _decode_long(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if opened > MAX_DEPTH:
+    if text.count("{") + text.count("[") > MAX_DEPTH:
         _check_depth(value)
     return value
+
+
+def _int(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError("too long a number")
+    return int(digits)
+
+
+_decode_long = json.JSONDecoder(parse_int=_int).decode
+
+
+def weight(text: str | bytes) -> int:
+    """About how many bytes of memory a JSON text takes while it is parsed, itself included: rather more than less."""
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    size = 2 * len(data) * _width(data)  # as text, and as value
+    marks = _cost(data)
+    return size + (marks if size + marks <= MAX_PARSED else _cost(_unquoted(data)))
+
+
+def _width(data: bytes) -> int:
+    """Bytes a letter takes: one emoji, raw or escaped, makes each letter beside it as wide."""
+    if data.isascii() and b"\\u" not in data:
+        return 1
+    return 4 if any(mark in data for mark in _WIDE) else 2
+
+
+def _cost(data: bytes) -> int:
+    return sum(cost * data.count(mark) for mark, cost in _COSTS)
+
+
+def _unquoted(data: bytes) -> bytes:
+    """JSON without its strings: what is said in them costs only its length."""
+    bare = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if bare.count(b'"') > MAX_PARSED // 32:  # two a string, and each string has a mark
+        return data
+    return b"".join(bare.split(b'"')[::2])
 
 
 def _check_depth(value: Any) -> None:
@@ -99,8 +151,12 @@ def as_dict(value: Any) -> dict[str, Any]:
 
 
 def as_list(value: Any) -> list[Any]:
-    """The value if it is an array, else an empty one."""
-    return value if isinstance(value, list) else []
+    """The value if it is an array, else an empty one; TooMuch for one of more than `MAX_ITEMS`."""
+    if not isinstance(value, list):
+        return []
+    if len(value) > MAX_ITEMS:
+        raise TooMuch(f"a list of more than {MAX_ITEMS} items")
+    return value
 
 
 def as_text(value: Any) -> str:

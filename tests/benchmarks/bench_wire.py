@@ -5,7 +5,7 @@
     encode   CPU of encoding a conversation of 200 messages that has grown by one turn / encoding that turn alone
     decode   CPU of reading one chunk of a stream, as it comes from the network / `json.loads` of the same payload
     hostile  the longest stall and the memory that a body of 50 MB costs which means harm, as a whole reply, as an error
-             and as a stream, and one of the most values that are just taken; each in a fresh interpreter
+             and as a stream, and of the largest bodies that are just taken; each in a fresh interpreter
 
 These machines are noisy: baseline and subject alternate in rounds, and the median of the rounds counts.
 """
@@ -13,6 +13,7 @@ These machines are noisy: baseline and subject alternate in rounds, and the medi
 from __future__ import annotations
 
 import argparse
+import bisect
 import itertools
 import json
 import os
@@ -27,7 +28,7 @@ from cortex.messages import Ended, Message, Request, Text, ToolCall, ToolResult,
 from cortex.wire import WIRES
 from cortex.wire.codec import HttpReply, Target
 from cortex.wire.sse import LIMIT
-from cortex.wire.values import MAX_VALUES
+from cortex.wire.values import MAX_PARSED, weight
 
 TARGET = Target("bench", "https://h/v1", "model-1", api_key="sk-bench")
 TOOLS = (ToolSpec("get_weather", "The weather of a city.", {"type": "object", "properties": {"city": {}}}),)
@@ -158,13 +159,26 @@ def bench_decode(dialect: str, rounds: int, chunks: int) -> dict[str, float]:
 
 SIZE = 50_000_000  # bytes
 PIECE = 65_536
+ANSWER = b'{"choices":[{"message":{%b},"finish_reason":"stop"}]}'
+
+
+def most(make: Callable[[int], bytes]) -> bytes:
+    """The largest of these bodies that is still parsed."""
+    return make(bisect.bisect_left(range(LIMIT), MAX_PARSED, key=lambda n: weight(make(n))) - 1)
+
+
 HOSTILE: dict[str, Callable[[], bytes]] = {
     "text": lambda: b'{"choices":[{"message":{"content":"%b"},"finish_reason":"stop"}]}' % (b"x" * SIZE),
     "objects": lambda: b"[" + b"{}," * (SIZE // 3) + b"0]",
     "depth": lambda: b"[" * SIZE,
     "rubbish": lambda: b"\xff" * SIZE,
-    "just taken": lambda: (
-        b"[" + b"{}," * (MAX_VALUES // 2 - 1) + b'"%b"]' % (b"x" * (LIMIT - MAX_VALUES * 3 // 2 - 99))
+    "taken text": lambda: ANSWER % (b'"content":"%b"' % (b"x" * (LIMIT - 1_000))),
+    "taken marks": lambda: ANSWER % (b'"content":"%b"' % (b'\\",{[' * (LIMIT // 5 - 200))),
+    "taken values": lambda: most(lambda n: ANSWER % (b'"x":[%b0]' % (b'{"a":"b"},' * n))),
+    "taken arguments": lambda: (
+        ANSWER
+        % b'"tool_calls":[{"function":{"name":"f","arguments":"%b"}}]'
+        % most(lambda n: b"[" + b"{}," * n + b"0]")
     ),
 }
 WAYS = {"reply": 200, "error": 400, "stream": None}

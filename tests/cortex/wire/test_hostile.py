@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from cortex.messages import Answer, Broken, Ended, Failure, Kind
 from cortex.wire import WIRES
 from cortex.wire.codec import HttpReply, Target
+from cortex.wire.draft import MAX_PARTS
 from cortex.wire.sse import LIMIT
 from cortex.wire.values import MAX_DEPTH
 
@@ -207,9 +209,105 @@ def seconds(kind: str, stream: bytes) -> float:
 @pytest.mark.parametrize("name", sorted(GREAT_NUMBERS))
 def test_great_numbers_cost_what_their_bytes_cost(name: str) -> None:
     kind, events = GREAT_NUMBERS[name]
-    small, large = (b"".join(b"data: %b\n\n" % json.dumps(one).encode() for one in events(n)) for n in (200, 3_200))
+    small, large = (b"".join(b"data: %b\n\n" % json.dumps(one).encode() for one in events(n)) for n in (60, 960))
     before, after = min(seconds(kind, small) for _ in range(3)), min(seconds(kind, large) for _ in range(2))
     assert after / len(large) < before / len(small) * 3  # what is quadratic costs 16 times as much a byte
+
+
+# Answers of many small things: what an array of them is, and what one of them is.
+CROWDS: dict[str, tuple[str, str, str]] = {
+    "calls": ("openai_chat", '{"choices":[{"message":{"tool_calls":[%s]},"finish_reason":"stop"}]}', '{"id":"c%d"}'),
+    "calls with names": (
+        "openai_chat",
+        '{"choices":[{"message":{"tool_calls":[%s]},"finish_reason":"stop"}]}',
+        '{"index":%d,"function":{"name":"f"}}',
+    ),
+    "parts of a content": ("openai_chat", '{"choices":[{"message":{"content":[%s]},"finish_reason":"stop"}]}', "{}"),
+    "choices": ("openai_chat", '{"choices":[%s]}', "0"),
+    "sources": ("openai_chat", '{"citations":[%s],"choices":[{"message":{"content":"x"}}]}', '"s%d"'),
+    "tool uses": ("anthropic", '{"stop_reason":"tool_use","content":[%s]}', '{"type":"tool_use"}'),
+    "thoughts": ("anthropic", '{"stop_reason":"end_turn","content":[%s]}', '{"type":"thinking"}'),
+    "Gemini's calls": (
+        "gemini",
+        '{"candidates":[{"finishReason":"STOP","content":{"parts":[%s]}}]}',
+        '{"functionCall":{}}',
+    ),
+    "Gemini's chunks": ("gemini", "[%s]", '{"candidates":[{"content":{"parts":[{"text":"x"}]}}]}'),
+    "items": ("openai_responses", '{"status":"completed","output":[%s]}', '{"type":"function_call"}'),
+    "reasoning": ("openai_responses", '{"status":"completed","output":[%s]}', '{"type":"reasoning"}'),
+    "Ollama's calls": ("ollama", '{"done":true,"message":{"tool_calls":[%s]}}', "{}"),
+}
+
+
+@pytest.mark.parametrize("size", [5_500, 150_000])
+@pytest.mark.parametrize("name", sorted(CROWDS))
+def test_an_answer_of_a_crowd_is_none(name: str, size: int, reply: Any, read: Any) -> None:
+    kind, around, unit = CROWDS[name]
+    body = around % ",".join(unit % number if "%" in unit else unit for number in range(size))
+    start = time.thread_time()
+    failure = WIRES[kind].decode(reply(body.encode()), TARGET)
+    assert time.thread_time() - start < 0.2
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.status) == (Kind.PROTOCOL, 200)
+    assert re.match("the (reply|answer)(: more than|: too many|: a list| is longer)", failure.message)
+    broken = read(WIRES[kind], [body.encode()], TARGET)[-1]
+    assert broken.failure.kind is Kind.PROTOCOL
+
+
+def call(number: int) -> dict[str, Any]:
+    return {"index": number, "id": f"c{number}", "name": "f", "function": {"name": "f", "arguments": {}}}
+
+
+ONE_BY_ONE: dict[str, Callable[[int], Any]] = {
+    "openai_chat": lambda n: {"choices": [{"delta": {"tool_calls": [call(n)]}}]},
+    "openai_responses": lambda n: item("added", n, type="function_call", name="f"),
+    "anthropic": lambda n: {
+        "type": "content_block_start",
+        "index": n,
+        "content_block": {**call(n), "type": "tool_use"},
+    },
+    "gemini": lambda _: {"candidates": [{"content": {"parts": [{"functionCall": {"name": "f"}}]}}]},
+    "ollama": lambda n: {"message": {"tool_calls": [call(n)]}},
+}
+
+
+@pytest.mark.parametrize("kind", sorted(WIRES))
+def test_calls_that_come_one_by_one_are_bounded_too(kind: str) -> None:
+    decoder = WIRES[kind].decoder(TARGET)
+    head, end = ("", "\n") if kind == "ollama" else ("data: ", "\n\n")
+    events, number = [], 0
+    while number <= 2 * MAX_PARTS and not any(isinstance(event, Broken) for event in events):
+        events = decoder.feed(f"{head}{json.dumps(ONE_BY_ONE[kind](number))}{end}".encode())
+        number += 1
+    assert number == MAX_PARTS + 1
+    assert events[-1].failure.kind is Kind.PROTOCOL
+    assert events[-1].failure.message == f"the answer: more than {MAX_PARTS} parts"
+
+
+@pytest.mark.parametrize("delta", [{"content": "xy"}, {"reasoning": "xy"}, {"content": "x" * 1_000}])
+def test_a_text_without_end_is_given_up(delta: dict[str, str]) -> None:
+    """Each piece of it takes its place in memory, however short."""
+    decoder = WIRES["openai_chat"].decoder(TARGET)
+    event = f"data: {json.dumps({'choices': [{'delta': delta}]})}\n\n".encode()
+    events, fed, batch = [], 0, PIECE // len(event) * event
+    while fed < 50_000_000 and not any(isinstance(event, Broken) for event in events):
+        events = decoder.feed(batch)
+        fed += len(batch)
+    assert min(180_000 * len(event), 11_000_000) < fed < 20_000_000
+    assert events[-1].failure.kind is Kind.PROTOCOL
+
+
+DEEP = "[" + ",".join(['{"a":' * 50 + "1" + "}" * 50] * 30) + "]"
+
+
+def test_arguments_of_all_calls_together_are_bounded(reply: Any) -> None:
+    calls = [{"id": f"c{i}", "function": {"name": "f", "arguments": DEEP}} for i in range(200)]
+    body = {"choices": [{"message": {"tool_calls": calls}, "finish_reason": "stop"}]}
+    failure = WIRES["openai_chat"].decode(reply(body), TARGET)
+    assert isinstance(failure, Failure)
+    assert failure.message.startswith("the answer: more than ")
+    few = {"choices": [{"message": {"tool_calls": calls[:10]}, "finish_reason": "stop"}]}
+    assert len(WIRES["openai_chat"].decode(reply(few), TARGET).tool_calls) == 10
 
 
 @pytest.mark.parametrize("unit", ["{},", "0,", "[],", '{"a":1},'])

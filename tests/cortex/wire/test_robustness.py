@@ -243,5 +243,5 @@ def test_S19_the_work_is_linear_in_the_stream(kind: str, read: Any, chunks: Any)
         assert isinstance(read(WIRES[kind], pieces)[-1], Ended)
         return time.perf_counter() - start
 
-    small, large = min(seconds(150) for _ in range(3)), min(seconds(2_400) for _ in range(2))
+    small, large = min(seconds(60) for _ in range(3)), min(seconds(960) for _ in range(2))
     assert large < small * 16 * 4  # 16 times the pieces; four times is for a noisy machine, not for a square (256)

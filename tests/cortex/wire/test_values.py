@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import tracemalloc
 import types
 
 import pytest
@@ -45,6 +47,78 @@ def test_J3_what_cannot_be_read_is_a_ValueError(text: str | bytes) -> None:
 )
 def test_J3_what_is_odd_is_read(text: str | bytes, value: object) -> None:
     assert values.loads(text) == value or value is None
+
+
+def logprob(word: str, top: int = 0) -> dict[str, object]:
+    told: dict[str, object] = {"token": word, "logprob": -0.123456, "bytes": [*word.encode()]}
+    return {**told, "top_logprobs": [logprob(word) for _ in range(top)]} if top else told
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "x" * (values.MAX_PARSED // 2 - 100),
+        "x" * 1_400_000 + "…",
+        "x" * 500_000 + "\U0001f600",
+        "\U0001f600" * 60_000,
+        'a, [b] {c: 1} \\ "d", ' * 40_000,
+        [logprob(" word") for _ in range(4_000)],
+        [logprob(" word", 5) for _ in range(700)],
+    ],
+    ids=["text", "wide text", "an emoji", "emojis", "code", "logprobs", "top logprobs"],
+)
+@pytest.mark.parametrize("as_ascii", [False, True])
+def test_as_much_as_a_real_answer_says_is_read(value: object, as_ascii: bool) -> None:
+    text = json.dumps(value, ensure_ascii=as_ascii)
+    assert values.loads(text) == value
+    assert values.loads(text.encode()) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"ab":' * 100_000,
+        f"[{'[],' * 60_000}0]",
+        f"[{'0,' * 120_000}0]",
+        '"' + '",'.join('"' + str(i) for i in range(110_000)) + '"',
+        "{" + ",".join(f'"{i}":"{i}"' for i in range(60_000)) + "}",
+        '"' + "x" * values.MAX_PARSED + '"',
+        '"' + "x" * (values.MAX_PARSED // 4) + '…"',
+        '"' + "x" * (values.MAX_PARSED // 8) + '\U0001f600"',
+        '"' + "x" * (values.MAX_PARSED // 8) + '\\ud83d\\ude00"',
+    ],
+    ids=["nested", "lists", "numbers", "strings", "members", "text", "wide text", "an emoji", "an escaped emoji"],
+)
+def test_what_would_take_much_more_memory_than_its_length_is_not_parsed(text: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(values.TooMuch):
+            values.loads(text.encode())
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(text) + 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@given(st.recursive(
+    st.sampled_from(["1", '"a"', '"\\\\"', '"\\""', '",{[:"', '"\\\\\\",["', "{}", "[]"]),
+    lambda inner: st.lists(inner, max_size=4).map(lambda some: f"[{','.join(some)}]")
+    | inner.map('{{"a:,":{0},"b":{0}}}'.format),
+))  # fmt: skip
+def test_what_is_said_in_strings_is_no_value(text: str) -> None:
+    def marks(value: object) -> str:
+        if isinstance(value, dict):
+            return "{" + ",".join(":" + marks(child) for child in value.values()) + "}"
+        return f"[{','.join(map(marks, value))}]" if isinstance(value, list) else ""
+
+    assert re.sub("[^][{},:]", "", values._unquoted(text.encode()).decode()) == marks(json.loads(text))
+
+
+@pytest.mark.parametrize(
+    ("digits", "read"), [(values.MAX_DIGITS, True), (values.MAX_DIGITS + 1, False), (4_200, False)]
+)
+def test_in_a_long_text_a_number_has_a_natural_length(digits: int, read: bool) -> None:
+    text = f'["{"x" * 50_000}", {"9" * digits}]'
+    assert values.arguments_of(text)[0] is read
 
 
 json_values = st.recursive(
