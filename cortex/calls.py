@@ -130,6 +130,7 @@ def as_response(
         thinking=answer.thinking,
         output=_output(result, prepared),
         tool_calls=answer.tool_calls,
+        citations=answer.citations,
         tool_results=result.tool_results,
     )
 
@@ -143,6 +144,7 @@ def as_completion(result: TurnDone, prepared: Prepared, *, started: float) -> Co
         thinking=answer.thinking,
         output=_output(result, prepared),
         tool_calls=answer.tool_calls,
+        citations=answer.citations,
     )
 
 

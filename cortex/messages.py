@@ -183,7 +183,10 @@ class Finish(StrEnum):
 
 @attrs.frozen
 class Answer:
-    """A whole answer of one provider: its terminal event was seen."""
+    """A whole answer of one provider: its terminal event was seen.
+
+    `citations` are its sources as the vendor names them: JSON values in the vendor's own shape, each once.
+    """
 
     parts: tuple[Part, ...]
     finish: Finish
@@ -191,6 +194,7 @@ class Answer:
     usage: Usage = Usage()
     model_reported: str | None = None
     request_id: str | None = None
+    citations: tuple[Any, ...] = attrs.field(default=(), repr=False)
 
     @property
     def text(self) -> str:

@@ -89,13 +89,16 @@ class Metadata:
 
 @attrs.frozen
 class Completion(Generic[T_co]):
-    """The answer of one routed call. `output` is the answer parsed to the `output_type` that was asked for."""
+    """The answer of one routed call. `output` is the answer parsed to the `output_type` that was asked for, `citations`
+    the answer's sources as the vendor names them: JSON values in the vendor's own shape.
+    """
 
     content: str
     metadata: Metadata
     thinking: str = ""
     output: T_co = None  # type: ignore[assignment]  # without an output type it is None
     tool_calls: tuple[ToolCall, ...] = ()
+    citations: tuple[Any, ...] = ()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {len(self.content)} chars {self.metadata!r}>"

@@ -40,6 +40,7 @@ from cortex.wire.stream import Fold, StreamDecoder, decode_with
 from cortex.wire.values import (
     arguments_object,
     as_dict,
+    as_list,
     as_text,
     base64_of,
     count,
@@ -346,7 +347,7 @@ class AnthropicFold(Fold):
             return self.broken(Kind.PROTOCOL, "the reply has no content")
         self._head(message)
         events: list[StreamEvent] = []
-        for index, block in enumerate(message["content"]):
+        for index, block in enumerate(as_list(message["content"])):
             events += self._start(index, as_dict(block))
             events += self._stop(index)
         self._raw = as_text(message.get("stop_reason")) or None
@@ -379,6 +380,7 @@ class AnthropicFold(Fold):
     def _start(self, index: Any, block: dict[str, Any]) -> list[StreamEvent]:
         match block.get("type"):
             case "text":
+                self.draft.cite(as_list(block.get("citations")))
                 return self.draft.text(as_text(block.get("text")))
             case "thinking":
                 self.draft.begin_thinking()
@@ -408,6 +410,8 @@ class AnthropicFold(Fold):
                 return self.draft.sign(as_text(delta.get("signature")))
             case "input_json_delta":
                 return self._json_delta(index, as_text(delta.get("partial_json")))
+            case "citations_delta":
+                self.draft.cite([delta.get("citation")])
         return []
 
     def _json_delta(self, index: Any, piece: str) -> list[StreamEvent]:

@@ -286,6 +286,7 @@ class GeminiFold(Fold):
         for candidate in map(as_dict, as_list(payload.get("candidates"))):
             if candidate.get("index"):  # the first candidate alone is ours
                 continue
+            self.draft.cite([candidate.get("groundingMetadata"), candidate.get("citationMetadata")])
             for part in as_list(as_dict(candidate.get("content")).get("parts")):
                 events += self._part(as_dict(part))
             reason = as_text(candidate.get("finishReason"))
@@ -294,7 +295,7 @@ class GeminiFold(Fold):
         return events
 
     def whole(self, payload: Any) -> list[StreamEvent]:
-        chunks = payload if isinstance(payload, list) else [payload]
+        chunks = as_list(payload) if isinstance(payload, list) else [payload]
         events: list[StreamEvent] = []
         for chunk in map(as_dict, chunks):
             events += self.chunk("", chunk)

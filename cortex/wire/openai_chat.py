@@ -268,6 +268,8 @@ class OpenAIFold(Fold):
         self.draft.model = as_text(payload.get("model")) or self.draft.model
         self.draft.response_id = self.draft.response_id or as_text(payload.get("id"))
         self._count(payload.get("usage"))
+        self.draft.cite(as_list(payload.get("citations")))  # xAI's and Perplexity's place for them
+        self.draft.cite(as_list(payload.get("search_results")))
 
     def _count(self, usage: Any) -> None:
         if isinstance(usage, dict):
@@ -275,6 +277,7 @@ class OpenAIFold(Fold):
 
     def _choice(self, choice: dict[str, Any], delta: dict[str, Any]) -> list[StreamEvent]:
         self._count(choice.get("usage"))  # Moonshot's place for it
+        self.draft.cite(as_list(delta.get("annotations")))
         events = self._thinking(delta) + self._content(delta.get("content"))
         if refusal := as_text(delta.get("refusal")):
             self._refused = True
@@ -297,7 +300,7 @@ class OpenAIFold(Fold):
         if not isinstance(content, list):
             return self.draft.text(as_text(content))
         events: list[StreamEvent] = []
-        for part in map(as_dict, content):
+        for part in map(as_dict, as_list(content)):
             thought = part.get("thinking")
             for piece in map(as_dict, as_list(thought)):
                 events += self.draft.thinking(as_text(piece.get("text")))

@@ -233,6 +233,9 @@ class ResponsesFold(Fold):
                 return self._think(self._item(payload), "summary", count(payload.get("summary_index")) or 0, piece)
             case "reasoning_text.delta":
                 return self._think(self._item(payload), "content", content, piece)
+            case "output_text.annotation.added":
+                self.draft.cite([payload.get("annotation")])
+                return [Progress()]
             case "function_call_arguments.delta" | "custom_tool_call_input.delta":
                 return self._fragment(self._item(payload), piece)
             case _:  # a server's own tools: work, but none of ours
@@ -325,6 +328,7 @@ class ResponsesFold(Fold):
         elif data.get("type") == "message":
             last = max(item.said, default=0)
             for index, part in enumerate(map(as_dict, as_list(data.get("content")))):
+                self.draft.cite(as_list(part.get("annotations")))
                 refusal = as_text(part.get("refusal"))
                 text = _rest(item, index, last, refusal or as_text(part.get("text")))
                 events += self._say(item, index, text, refusal=bool(refusal))

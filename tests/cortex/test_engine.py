@@ -124,6 +124,30 @@ async def test_stream_gives_chunks_and_then_the_whole(
     assert chunks[-1].metadata.provider == "openai"
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_what_an_answer_cites_is_told_as_the_vendor_names_it(autojump_clock: object, streamed: bool) -> None:
+    source = {"type": "url_citation", "url_citation": {"url": "https://a.example"}}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        said = {"content": "Paris.", "annotations": [source]}
+        body = {"choices": [{"message": said, "delta": said, "finish_reason": "stop"}]}
+        if json.loads(request.content).get("stream"):
+            text = f"data: {json.dumps(body)}\n\ndata: [DONE]\n\n"
+            return httpx.Response(200, headers={"content-type": "text/event-stream"}, text=text)
+        return httpx.Response(200, json=body)
+
+    providers = {"openai": {"api_key": "k"}}
+    transport = httpx.MockTransport(answer)
+    async with cortex.Engine(providers=providers, worker_model="gpt-4o", transport=transport) as engine:
+        session = engine.create_agent("a").start_session()
+        if streamed:
+            async with engine.stream("Where?") as call, session.run_stream("Where?") as turn:
+                finals = [[chunk async for chunk in stream][-1].response for stream in (call, turn)]
+        else:
+            finals = [await engine.complete("Where?"), await session.run("Where?")]
+    assert [final.citations for final in finals if final] == [(source,), (source,)]
+
+
 async def test_explain_starts_nothing_and_says_why(make_engine: Make, memory_wall: FaultWall) -> None:
     engine = make_engine("openai", "gemini", fallback_models=[])
     plan = engine.explain()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,57 @@ def test_what_it_says(case: dict[str, Any], read: Any) -> None:
     assert result.usage == expected_usage(case) or expected_usage(case) is None
     assert_calls(result, case)
     assert result.finish is expected_finish(case, result)
+
+
+SOURCES = (
+    "citations",
+    "citation",
+    "annotations",
+    "annotation",
+    "search_results",
+    "groundingMetadata",
+    "citationMetadata",
+)
+
+
+def sources(value: Any) -> Iterator[Any]:
+    """What a reply's body names as sources, wherever it does."""
+    if isinstance(value, list):
+        yield from (source for child in value for source in sources(child))
+    elif isinstance(value, dict):
+        for name, child in value.items():
+            if name in SOURCES and not (
+                name == "annotations" and isinstance(child, dict)
+            ):  # a tool's own are no sources
+                yield from child if isinstance(child, list) else [child]
+            else:
+                yield from sources(child)
+
+
+def payloads(case: dict[str, Any]) -> list[Any]:
+    """The JSON in a body: one value, or that of each event or line."""
+    body = case["response"]["body"]
+    if not is_stream(case) or body.startswith("["):
+        return [json.loads(body)]
+    lines = (line.removeprefix("data:").strip() for line in re.split("[\r\n]+", body))
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+def named_sources(case: dict[str, Any]) -> list[Any]:
+    """Each of a reply's sources once, in order."""
+    return [*{json.dumps(one): one for payload in payloads(case) for one in sources(payload) if one}.values()]
+
+
+def test_the_sources_it_names_are_kept_as_they_are(case: dict[str, Any], read: Any) -> None:
+    result = result_of(case, read)
+    if isinstance(result, Answer):
+        assert [*result.citations] == named_sources(case)
+
+
+def test_sources_are_recorded_in_every_way_they_come(recorded: Path) -> None:
+    cases = [json.loads(path.read_text()) for path in recorded.glob("*/*_citation-*.json")]
+    ways = {(DIALECTS[case["dialect"]], is_stream(case)) for case in cases if named_sources(case)}
+    assert ways == {(kind, way) for kind in ("anthropic", "gemini", "openai_responses") for way in (True, False)}
 
 
 def expected_finish(case: dict[str, Any], result: Answer) -> Finish:
