@@ -11,7 +11,7 @@ import trio
 from cortex.inflate import Unpacker, unpacker
 
 MAX_BODY = 4 * 1024 * 1024
-"""Bytes of a whole reply, unpacked: more than is parsed (see `cortex.wire`), and little enough to be held until then."""
+"""Bytes of a whole reply, unpacked: more than is parsed in the end, and little enough to be held until then."""
 
 MAX_STREAM = 256 * 1024 * 1024
 """Bytes of a stream, unpacked. It is not held, and an event may be a hundred times longer than its word."""

@@ -343,7 +343,9 @@ class GeminiFold(Fold):
             self._partial = PartialArgs()
         if isinstance(function.get("args"), dict):
             self._partial.replace(function["args"])
-        self._partial.add(as_list(function.get("partialArgs")))
+        pieces = as_list(function.get("partialArgs"))
+        self.draft.grow(len(dumps(pieces)))  # about what they take until they are put together
+        self._partial.add(pieces)
         return [*events, Progress()] if function.get("willContinue") is True else events + self._close_call()
 
     def _close_call(self, *, cut: bool = False) -> list[StreamEvent]:

@@ -297,6 +297,22 @@ def test_a_text_without_end_is_given_up(delta: dict[str, str]) -> None:
     assert events[-1].failure.kind is Kind.PROTOCOL
 
 
+@pytest.mark.parametrize("path", ["$.a", "$.a%d"])
+def test_arguments_in_pieces_without_end_are_given_up(path: str) -> None:
+    decoder, fed, events, number = WIRES["gemini"].decoder(TARGET), 0, [], 0
+    while fed < 50_000_000 and not any(isinstance(event, Broken) for event in events):
+        pieces = [
+            {"jsonPath": path % i if "%" in path else path, "stringValue": "x" * 9, "willContinue": True}
+            for i in range(number, number + 1_000)
+        ]
+        function = {"name": "" if number else "f", "partialArgs": pieces, "willContinue": True}
+        event = f"data: {json.dumps({'candidates': [{'content': {'parts': [{'functionCall': function}]}}]})}\n\n"
+        events = decoder.feed(event.encode())
+        fed, number = fed + len(event), number + 1_000
+    assert fed < 16_000_000
+    assert events[-1].failure.kind is Kind.PROTOCOL
+
+
 DEEP = "[" + ",".join(['{"a":' * 50 + "1" + "}" * 50] * 30) + "]"
 
 
