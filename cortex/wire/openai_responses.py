@@ -9,6 +9,7 @@ read of a model's reasoning comes encrypted and goes back as it came, to the one
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -322,12 +323,12 @@ class ResponsesFold(Fold):
             item.thought = item.thought or self.draft.begin_thinking()
             voice = item.voice or ("summary" if as_list(data.get("summary")) else "content")
             last = max(item.said, default=0)
-            for index, part in enumerate(map(as_dict, as_list(data.get(voice)))):
+            for index, part in _parts(data.get(voice)):
                 events += self._think(item, voice, index, _rest(item, index, last, as_text(part.get("text"))))
             events += self.draft.sign(_sealed(data), item.thought)
         elif data.get("type") == "message":
             last = max(item.said, default=0)
-            for index, part in enumerate(map(as_dict, as_list(data.get("content")))):
+            for index, part in _parts(data.get("content")):
                 self.draft.cite(as_list(part.get("annotations")))
                 refusal = as_text(part.get("refusal"))
                 text = _rest(item, index, last, refusal or as_text(part.get("text")))
@@ -367,6 +368,11 @@ class ResponsesFold(Fold):
                 return self.ended(Finish.OTHER, None)
             case _:
                 return self.broken(Kind.PROTOCOL, f"the response is not finished: its status is {status[:40]!r}")
+
+
+def _parts(value: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The parts of an item, by their places."""
+    return ((index, part) for index, part in enumerate(as_list(value)) if isinstance(part, dict))
 
 
 def _rest(item: Item, part: int, last: int, text: str) -> str:
