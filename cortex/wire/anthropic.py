@@ -103,6 +103,7 @@ FINISH = {
     "refusal": Finish.REFUSAL,
 }
 
+COUNTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
 ROLES = {"user": "user", "tool": "user", "assistant": "assistant"}
 _REDACTED = "redacted:"  # how redacted thinking is told in `Thinking.signature`, which only this dialect reads
 _call_id = id_grammar(r"[a-zA-Z0-9_-]{1,64}", "toolu_", 30)
@@ -362,7 +363,7 @@ class AnthropicFold(Fold):
         """Counts are cumulative, and each may be said again later; the input is told in three parts."""
         counts = as_dict(usage)
         thinking = as_dict(counts.get("output_tokens_details")).get("thinking_tokens")
-        for key, value in {**counts, "thinking": thinking}.items():
+        for key, value in {**{key: counts.get(key) for key in COUNTS}, "thinking": thinking}.items():
             if (number := count(value)) is not None:
                 self._counts[key] = number
         fresh, read = self._counts.get("input_tokens"), self._counts.get("cache_read_input_tokens")

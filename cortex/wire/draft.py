@@ -34,6 +34,11 @@ MAX_SIZE = 12 * 1024 * 1024  # bytes of memory of one answer: 180,000 tokens tha
 _PIECE = 64  # bytes a piece of text takes beside its letters
 
 
+def _held(piece: str) -> int:
+    """Bytes of memory a piece of text takes, at most."""
+    return _PIECE + len(piece) * (1 if piece.isascii() else 4)
+
+
 @attrs.define
 class Run:
     """Consecutive pieces of text, or of thinking with its signature.
@@ -114,7 +119,7 @@ class Draft:
         return run
 
     def _say(self, kind: RunKind, piece: str) -> str:
-        self.grow(len(piece) + _PIECE)
+        self.grow(_held(piece))
         return self._run(kind).add(piece)
 
     def text(self, piece: str) -> list[StreamEvent]:
@@ -140,7 +145,7 @@ class Draft:
         last = self._parts[-1] if self._parts else None
         if run is None:
             run = last if isinstance(last, Run) and last.kind == "thinking" else self._run("thinking")
-        self.grow(len(signature) + _PIECE)
+        self.grow(_held(signature))
         run.seals.append(signature)
         return [Progress()]
 
@@ -152,7 +157,7 @@ class Draft:
 
     def argument(self, call: OpenCall, piece: str) -> list[StreamEvent]:
         """A piece of a tool call's argument text: of a structured answer it is shown."""
-        self.grow(len(piece) + _PIECE)
+        self.grow(_held(piece))
         call.pieces.append(piece)
         shown = call.said.add(piece) if call.answers else ""
         return [TextDelta(shown)] if shown else [Progress()]

@@ -55,6 +55,7 @@ INCOMPLETE = {  # `incomplete_details.reason`
     "max_output_tokens": Finish.LENGTH,
     "content_filter": Finish.CONTENT_FILTER,
 }
+_ITEM = 512  # bytes of memory an item takes, or a part of one, beside what it says
 CALLS = {"function_call": "arguments", "custom_tool_call": "input"}  # an item that calls a tool of ours, and with what
 
 
@@ -264,6 +265,7 @@ class ResponsesFold(Fold):
             keys.append(ident)
         if isinstance(payload.get("output_index"), int):
             keys.append(payload["output_index"])
+        self.draft.grow(0 if all(key in self._items for key in keys) else _ITEM)
         known = [self._items[key] for key in keys if key in self._items] if keys else [self._last]
         item = next((item for item in known if item and not item.done and not fresh), None) or Item()
         self._items.update(dict.fromkeys(keys, item))
@@ -289,16 +291,21 @@ class ResponsesFold(Fold):
     def _say(self, item: Item, part: int, piece: str, *, refusal: bool = False) -> list[StreamEvent]:
         if not piece:
             return []
-        item.said.setdefault(part, []).append(piece)
+        self._keep(item, part, piece)
         self._refused = self._refused or refusal
         return self.draft.text(piece)
+
+    def _keep(self, item: Item, part: int, piece: str) -> None:
+        """What was said already, so that the whole item does not say it again."""
+        self.draft.grow(0 if part in item.said else _ITEM)
+        item.said.setdefault(part, []).append(piece)
 
     def _think(self, item: Item, voice: str, part: int, piece: str) -> list[StreamEvent]:
         """A piece of reasoning, told as a summary or in full; where both are told, the first to speak is heard."""
         if not piece or item.voice not in (None, voice):
             return [Progress()]
         item.voice = voice
-        item.said.setdefault(part, []).append(piece)
+        self._keep(item, part, piece)
         item.thought = item.thought or self.draft.begin_thinking()
         gap = "" if self._thought in (None, (item, part)) else "\n\n"
         self._thought = (item, part)

@@ -6,6 +6,7 @@ import gc
 import json
 import re
 import time
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -311,6 +312,28 @@ def test_arguments_in_pieces_without_end_are_given_up(path: str) -> None:
         fed, number = fed + len(event), number + 1_000
     assert fed < 16_000_000
     assert events[-1].failure.kind is Kind.PROTOCOL
+
+
+CHANGING: dict[str, tuple[str, int, Callable[[int], Any]]] = {  # the MB that may be held of these
+    "items": ("openai_responses", 10, lambda n: item("added", n, type="web_search_call")),
+    "parts": ("openai_responses", 5, said),
+    "emojis": ("openai_chat", 16, lambda _: {"choices": [{"delta": {"content": "\U0001f600" * 100}}]}),
+    "counts": ("anthropic", 1, lambda n: {**END, "usage": {f"k{n}": 1}}),
+}
+
+
+@pytest.mark.parametrize("name", sorted(CHANGING))
+def test_a_stream_that_never_repeats_itself_takes_little_memory(name: str) -> None:
+    kind, megabytes, event = CHANGING[name]
+    stream = b"".join(b"data: %b\n\n" % json.dumps(event(n), ensure_ascii=False).encode() for n in range(40_000))
+    decoder = WIRES[kind].decoder(TARGET)
+    tracemalloc.start()
+    try:
+        for place in range(0, len(stream), PIECE):
+            decoder.feed(stream[place : place + PIECE])
+        assert tracemalloc.get_traced_memory()[1] < megabytes * 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 DEEP = "[" + ",".join(['{"a":' * 50 + "1" + "}" * 50] * 30) + "]"
