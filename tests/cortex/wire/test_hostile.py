@@ -285,6 +285,7 @@ def test_calls_that_come_one_by_one_are_bounded_too(kind: str) -> None:
     assert events[-1].failure.message == f"the answer: more than {MAX_PARTS} parts"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delta", [{"reasoning": "xy"}, {"content": "x" * 1_000}])
 def test_a_text_without_end_is_given_up(delta: dict[str, str]) -> None:
     """Each piece of it takes its place in memory, however short."""
@@ -298,6 +299,7 @@ def test_a_text_without_end_is_given_up(delta: dict[str, str]) -> None:
     assert events[-1].failure.kind is Kind.PROTOCOL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["$.a", "$.a%d"])
 def test_arguments_in_pieces_without_end_are_given_up(path: str) -> None:
     decoder, fed, events, number = WIRES["gemini"].decoder(TARGET), 0, [], 0
@@ -322,6 +324,7 @@ CHANGING: dict[str, tuple[str, int, Callable[[int], Any]]] = {  # the MB that ma
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(CHANGING))
 def test_a_stream_that_never_repeats_itself_takes_little_memory(name: str) -> None:
     kind, megabytes, event = CHANGING[name]
