@@ -138,8 +138,13 @@ class Host(Generic[H]):
 
     # ---- calling
 
+    @trio.lowlevel.enable_ki_protection
     async def call(self, work: Work[H, T]) -> T:
-        """Run `work(home)(caller)` where the engine lives; for async callers of any loop."""
+        """Run `work(home)(caller)` where the engine lives; for async callers of any loop.
+
+        Protected: Ctrl-C in a task of trio's comes when it waits, never between the sending of a job and the waiting
+        for it, which would leave the job to nobody.
+        """
         self._check_open()
         place = self._place
         if isinstance(place, Entered) and place.home is not None and in_run(place.token):

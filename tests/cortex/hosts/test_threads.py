@@ -104,6 +104,25 @@ async def _await(coroutine: Any) -> None:
     await coroutine
 
 
+def test_ctrl_c_between_the_sending_of_a_job_and_the_wait_for_it(
+    new_engine: NewEngine, openai: FaultProvider, look: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openai.script(Hang())
+    engine = new_engine()
+    send = engine.host._send
+
+    def sent_and_pressed(*args: Any) -> Any:
+        sent = send(*args)
+        openai.wait_for(1)
+        signal.raise_signal(signal.SIGINT)
+        return sent
+
+    monkeypatch.setattr(engine.host, "_send", sent_and_pressed)
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(_await, engine.complete("hi"))
+    assert look.quiet(engine)
+
+
 @pytest.mark.parametrize("patient", [True, False])
 def test_ctrl_c_waits_for_the_end_at_most_the_grace(
     new_engine: NewEngine, openai: FaultProvider, patient: bool
