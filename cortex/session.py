@@ -495,5 +495,6 @@ class Session:
 
 def _of_both(first: Exception, second: Exception) -> Exception:
     """The error of a turn that escalated in vain; a deadline that passed, or a fault of ours, speaks for itself."""
-    both = isinstance(first, ProviderError) and isinstance(second, ProviderError)
-    return of_both(first, second) if both else second  # type: ignore[arg-type]
+    if isinstance(first, ProviderError) and isinstance(second, ProviderError):
+        return of_both(first, second)
+    return second

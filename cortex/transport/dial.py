@@ -1,7 +1,7 @@
 """From a name to an open connection: DNS in threads of its own, several addresses side by side, TLS.
 
 A lookup cannot be cancelled, only left alone, so a name server that hangs would take all the threads that others need:
-hence a limit of its own (https://github.com/python-trio/trio/issues/174 is about the same).
+hence a limit of its own.
 """
 
 from __future__ import annotations
