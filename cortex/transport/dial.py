@@ -161,6 +161,8 @@ async def secure(link: Link, context: ssl.SSLContext, host: str) -> Link:
 
     def is_silent() -> bool:
         # What has come, and was not asked for yet, waits inside of TLS: neither the socket nor `pending` tells of it.
-        return not stream._incoming.pending and link.is_silent()
+        # This is private to trio: a release without it costs a handshake a call, and no call.
+        waiting = getattr(getattr(stream, "_incoming", None), "pending", 1)
+        return not waiting and link.is_silent()
 
     return Link(stream, link.close, is_silent)
