@@ -104,7 +104,7 @@ async def exchange(
             },
         },
     )
-    reader = _Reader(wire, target, timers, progress)
+    reader = _Reader(wire, target, timers, progress, url.path)
     try:
         if emit is None:
             return await reader.whole(transport, request)
@@ -124,6 +124,7 @@ class _Reader:
     target: Target
     timers: Timers
     progress: Progress
+    path: str
     first_token: float | None = None
     started: float = attrs.field(factory=trio.current_time)
 
@@ -230,7 +231,10 @@ class _Reader:
         return attrs.evolve(failure, phase=self.progress.phase, request_id=failure.request_id or request_id)
 
     def _decode(self, response: httpx.Response, body: bytes) -> Answer | Failure:
-        return self.wire.decode(HttpReply(response.status_code, _headers(response), body), self.target)
+        result = self.wire.decode(HttpReply(response.status_code, _headers(response), body), self.target)
+        if isinstance(result, Failure) and result.kind is Kind.ROUTE_GONE:  # mostly base_url is too short or too long
+            return attrs.evolve(result, message=f"{result.message} (asked for {self.path})")
+        return result
 
     def _late(self, what: str, kind: Kind) -> Failure:
         waited = trio.current_time() - self.started

@@ -6,9 +6,11 @@ import base64
 import binascii
 from typing import Final
 
+import attrs
+
 from cortex import checks
 from cortex.errors import ConfigError
-from cortex.messages import Image
+from cortex.messages import DETAILS, Detail, Image
 
 _MAGIC: Final = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
 _MEDIA_TYPES: Final = ("image/png", "image/jpeg", "image/gif", "image/webp")
@@ -22,7 +24,8 @@ def image(field: str, item: object) -> Image:
     if isinstance(item, Image):
         if (item.data is None) == (item.url is None):
             raise ConfigError(f"{field}: an Image has either data or a url")
-        return _sniffed(field, item.data, item.media_type) if item.data is not None else _linked(field, item)
+        found = _sniffed(field, item.data, item.media_type) if item.data is not None else _linked(field, item)
+        return attrs.evolve(found, detail=detail(f"{field}.detail", item.detail))
     if isinstance(item, (bytes, bytearray, memoryview)):
         return _sniffed(field, bytes(item), None)
     if not isinstance(item, str):
@@ -33,6 +36,14 @@ def image(field: str, item: object) -> Image:
     if item.lower().startswith(("http://", "https://")):
         return Image(url=item)
     raise ConfigError(f"{field}: must begin with http://, https:// or data:; pass a file's bytes, not its path")
+
+
+def detail(field: str, given: object) -> Detail | None:
+    """How closely a model is to look at an image."""
+    if given is None:
+        return None
+    word = checks.one_of(field, given, DETAILS)
+    return next(known for known in DETAILS if known == word)
 
 
 def _linked(field: str, item: Image) -> Image:

@@ -14,7 +14,7 @@ import attrs
 
 from cortex import checks
 from cortex.errors import ConfigError
-from cortex.images import image
+from cortex.images import detail, image
 from cortex.messages import EFFORTS, Effort, Image, Issuer, Message, Part, Role, Text, Thinking, ToolCall, ToolResult
 
 _ROLES: Final[Mapping[str, Role]] = {
@@ -25,9 +25,9 @@ _ROLES: Final[Mapping[str, Role]] = {
     "tool": "tool",
 }
 _KEYS: Final[Mapping[Role, frozenset[str]]] = {
-    "system": frozenset({"role", "content", "name"}),
-    "user": frozenset({"role", "content", "name"}),
-    "assistant": frozenset({"role", "content", "name", "tool_calls", "refusal"}),
+    "system": frozenset({"role", "content"}),
+    "user": frozenset({"role", "content"}),
+    "assistant": frozenset({"role", "content", "tool_calls", "refusal"}),
     "tool": frozenset({"role", "content", "name", "tool_call_id"}),
 }
 _PARTS: Final[Mapping[Role, tuple[type[Part], ...]]] = {
@@ -122,15 +122,26 @@ def _from_dict(field: str, item: Mapping[Any, Any]) -> Message:
     if "role" not in fields:
         raise ConfigError(f"{field}.role: is missing; one of {checks.listed(_ROLES)}")
     role = _role(field, fields["role"])
-    checks.known_keys(field, [key for key, value in fields.items() if value is not None], sorted(_KEYS[role]))
+    _known_keys(field, fields, _KEYS[role])
     if role == "tool":
         return Message(role, (_tool_result(field, fields),))
     parts = _content(f"{field}.content", fields.get("content"), role)
     if role == "assistant":
+        parts += _content(f"{field}.refusal", fields.get("refusal"), role)  # it said no, but it said it
         parts += _tool_calls(f"{field}.tool_calls", fields.get("tool_calls"))
     if not parts and role == "user":
         raise ConfigError(f"{field}.content: is empty; leave the message out")
     return Message(role, parts or (Text(""),))
+
+
+def _known_keys(field: str, fields: Mapping[str, Any], known: Collection[str]) -> None:
+    """A member that holds nothing (None, an empty list) is no matter: an SDK's messages are full of them."""
+    given = [key for key, value in fields.items() if value is not None and value != []]
+    if "name" in given and "name" not in known:
+        raise ConfigError(f"{field}.name: only some vendors know who speaks; write the name into the content")
+    if "cache_control" in given:
+        raise ConfigError(f"{field}.cache_control: belongs to one vendor; pass it in extra={{...}} of the call")
+    checks.known_keys(field, given, sorted(known))
 
 
 def _role(field: str, role: object) -> Role:
@@ -159,10 +170,21 @@ def _part(field: str, part: object, role: Role) -> Part:
         return _whole_part(field, part, role)
     fields = checks.mapping(field, part, example='{"type": "text", "text": "hello"}')
     kind = checks.one_of(f"{field}.type", fields.get("type"), ("text", "image_url"))
+    _known_keys(field, fields, ("type", kind))
     if kind == "text":
         return Text(checks.any_text(f"{field}.text", fields.get("text")))
-    url = fields.get("image_url")
-    return image(f"{field}.image_url", url.get("url") if isinstance(url, Mapping) else url)
+    return _linked_image(f"{field}.image_url", fields.get("image_url"))
+
+
+def _linked_image(field: str, given: object) -> Image:
+    """An address, or an object with it."""
+    if not isinstance(given, Mapping):
+        return image(field, given)
+    fields = checks.mapping(field, given, example='{"url": "https://example.com/a.png"}')
+    _known_keys(field, fields, ("url", "detail"))
+    return attrs.evolve(
+        image(f"{field}.url", fields.get("url")), detail=detail(f"{field}.detail", fields.get("detail"))
+    )
 
 
 def _tool_calls(field: str, calls: object) -> tuple[Part, ...]:
@@ -215,7 +237,7 @@ def _tool_result(field: str, fields: Mapping[str, Any]) -> ToolResult:
     content = fields.get("content")
     if isinstance(content, Sequence) and not isinstance(content, (str, bytes)):
         parts = _content(f"{field}.content", content, "system")
-        content = "".join(part.text for part in parts if isinstance(part, Text))
+        content = "\n\n".join(part.text for part in parts if isinstance(part, Text))
     name = fields.get("name")
     return ToolResult(call_id, name if isinstance(name, str) else "", checks.any_text(f"{field}.content", content))
 
@@ -367,11 +389,19 @@ def _parallel(given: object) -> bool:
     return given
 
 
+_CONVERSATION: Final = frozenset({"messages", "input", "contents"})
+"""What a body's conversation is called, in any dialect."""
+
+
 def _extra(given: object) -> Mapping[str, Any]:
     """It goes into the vendor's body as it stands, so it must be JSON."""
     extra = checks.mapping("extra", given, example='{"top_p": 0.9}')
     if "stream" in extra:
         raise ConfigError("extra.stream: is decided by the method; call stream or run_stream for a stream")
+    if "model" in extra:
+        raise ConfigError("extra.model: would make what is reported untrue; pass it as model=")
+    for key in _CONVERSATION & extra.keys():
+        raise ConfigError(f"extra.{key}: is the conversation itself; pass it as the message, or as messages")
     for key, value in extra.items():
         try:
             json.dumps(value, allow_nan=False)

@@ -16,6 +16,8 @@ import attrs
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 Effort: TypeAlias = Literal["minimal", "low", "medium", "high"]
 EFFORTS: Final[tuple[Effort, ...]] = get_args(Effort)
+Detail: TypeAlias = Literal["low", "high", "auto", "original"]
+DETAILS: Final[tuple[Detail, ...]] = get_args(Detail)
 
 
 @attrs.frozen
@@ -44,11 +46,13 @@ class Thinking:
 
 @attrs.frozen
 class Image:
-    """An image: either `data` (bytes, with its `media_type`) or a `url`."""
+    """An image: either `data` (bytes, with its `media_type`) or a `url`. `detail`: how closely to look, where a vendor
+    can be told (OpenAI's dialects)."""
 
     media_type: str | None = None
     data: bytes | None = attrs.field(default=None, repr=False)
     url: str | None = None
+    detail: Detail | None = None
 
 
 @attrs.frozen

@@ -34,7 +34,7 @@ from cortex.messages import (
 from cortex.wire.codec import EFFORT_TOKENS, HttpCall, HttpReply, Json, Target, Wire, get, post
 from cortex.wire.draft import OpenCall, newest
 from cortex.wire.faults import Rules, phrase
-from cortex.wire.history import CLOSING, History, Turn, TurnRole, in_role, tidy
+from cortex.wire.history import CLOSING, History, Turn, TurnRole, details_lost, in_role, tidy
 from cortex.wire.output import output_name, output_tool
 from cortex.wire.stream import Fold, StreamDecoder, decode_with
 from cortex.wire.values import (
@@ -266,6 +266,7 @@ def _write(turn: Turn, before: TurnRole | None, running: bool) -> tuple[bytes, l
     """Results and what the user says next are one message, results first."""
     blocks = [block for part in _led_on(turn.parts) if (block := _block(part)) is not None]
     notes = ["thinking without a signature was left out"] if len(blocks) < len(turn.parts) else []
+    notes += details_lost(turn.parts)
     return in_role(ROLES[turn.role], before and ROLES[before], "content", blocks), notes
 
 

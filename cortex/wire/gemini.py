@@ -1,8 +1,9 @@
 """Gemini generateContent: https://ai.google.dev/api/generate-content. Also Vertex, whose address names a project.
 
 The terminal event is a chunk with a finish reason (its usage comes with it; there is no other mark), or one that blocks
-the prompt. Without `alt=sse` a stream is one JSON array, which is read too. Calls may have no ids: results are paired
-with them by order and name. A thought signature stands on the part it belongs to and goes back on that very part.
+the prompt. Without `alt=sse` a stream is one JSON array, which is read too. Before Gemini 3 calls have no ids: results
+are paired with them by order and name. A thought signature stands on the part it belongs to and goes back on that very
+part.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from cortex.wire.codec import EFFORT_TOKENS, HttpCall, HttpReply, Json, Target, 
 from cortex.wire.draft import OpenCall, newest
 from cortex.wire.faults import Rules, phrase
 from cortex.wire.gemini_args import PartialArgs
-from cortex.wire.history import CLOSING, NO_IMAGE, Turn, TurnRole, in_role, tidy
+from cortex.wire.history import CLOSING, NO_IMAGE, Turn, TurnRole, details_lost, in_role, tidy
 from cortex.wire.output import by_tool
 from cortex.wire.stream import Fold, StreamDecoder, decode_with
 from cortex.wire.subsets import gemini_schema
@@ -105,7 +106,8 @@ BUDGETS = (
 )
 
 # From Gemini 3 on a running tool loop needs a signature at its calls; for calls that another model made this word
-# stands in: https://ai.google.dev/gemini-api/docs/thought-signatures
+# stands in: https://ai.google.dev/gemini-api/docs/thought-signatures. It also pairs results by the calls' ids: without
+# them it ends with STOP and says nothing. Older models answer 400 to an id, on Vertex at least.
 _SIGNED = re.compile(r"gemini-([3-9]|\d\d|(flash|pro)-latest)")
 _UNSIGNED = "skip_thought_signature_validator"
 
@@ -231,17 +233,18 @@ def _choice(choice: str) -> dict[str, Any]:
 
 def _write(signed: bool, turn: Turn, before: TurnRole | None, running: bool) -> tuple[bytes, list[str]]:
     """Results and what the user says next are one content, results first."""
-    parts = [wire for part in turn.parts if (wire := _part(part)) is not None]
+    parts = [wire for part in turn.parts if (wire := _part(part, has_ids=signed)) is not None]
     calls = [part for part in parts if "functionCall" in part]
     if signed and calls and running:
         calls[0].setdefault("thoughtSignature", _UNSIGNED)  # of parallel calls only the first is signed
     notes = ["thinking without a signature was left out"] if len(parts) < len(turn.parts) else []
     if any(isinstance(part, Image) and media_type(part) == GIF for part in turn.parts):
         notes.append("a GIF was left out: this vendor takes none")
+    notes += details_lost(turn.parts)
     return in_role(ROLES[turn.role], before and ROLES[before], "parts", parts), notes
 
 
-def _part(part: Part) -> dict[str, Any] | None:
+def _part(part: Part, *, has_ids: bool) -> dict[str, Any] | None:
     match part:
         case Text():
             return {"text": part.text}
@@ -249,11 +252,13 @@ def _part(part: Part) -> dict[str, Any] | None:
             thought = {"thought": True} if part.text else {}
             return {"text": part.text, **thought, "thoughtSignature": part.signature} if part.signature else None
         case ToolCall():
-            call = {"functionCall": {"name": part.name, "args": arguments_object(part)}}
+            ident = {"id": part.id} if has_ids else {}
+            call = {"functionCall": {**ident, "name": part.name, "args": arguments_object(part)}}
             return {**call, "thoughtSignature": part.signature} if part.signature else call
         case ToolResult():
+            ident = {"id": part.call_id} if has_ids else {}
             said = {"error" if part.is_error else "output": part.content}
-            return {"functionResponse": {"name": part.name, "response": said}}
+            return {"functionResponse": {**ident, "name": part.name, "response": said}}
         case Image():
             if media_type(part) == GIF:
                 return {"text": NO_IMAGE}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 import attrs
@@ -341,12 +341,18 @@ def result_text(result: ToolResult) -> str:
     return f"Error: {result.content}" if result.is_error else result.content
 
 
+def details_lost(parts: Iterable[Part]) -> list[str]:
+    """The note of a dialect that cannot be told how closely to look."""
+    told = any(isinstance(part, Image) and part.detail for part in parts)
+    return ["an image's detail was left out: this vendor is not told"] if told else []
+
+
 def _whole(image: Image) -> Image | None:
     """The image with its bytes, if its URL holds them; None when there is nothing in it."""
     if image.data or not (image.url or "").startswith("data:"):
         return image if image.data or image.url else None
     media_type, data = data_url(image.url or "")
-    return Image(image.media_type or media_type, data) if data else None
+    return attrs.evolve(image, media_type=image.media_type or media_type, data=data, url=None) if data else None
 
 
 def _joined(parts: tuple[Part, ...], gap: str) -> Iterator[Part]:

@@ -27,7 +27,7 @@ from cortex.messages import (
 from cortex.wire.codec import HttpCall, HttpReply, Json, Target, Wire, get, post
 from cortex.wire.draft import newest
 from cortex.wire.faults import Rules, phrase
-from cortex.wire.history import NO_IMAGE, Turn, TurnRole, result_text, tidy
+from cortex.wire.history import NO_IMAGE, Turn, TurnRole, details_lost, result_text, tidy
 from cortex.wire.ndjson import NdjsonDecoder
 from cortex.wire.stream import Fold, decode_with
 from cortex.wire.values import arguments_object, as_dict, as_list, as_text, base64_of, count, dumps
@@ -180,6 +180,7 @@ def _user(turn: Turn, notes: list[str]) -> dict[str, Any]:
         elif isinstance(part, Image):
             texts.append(NO_IMAGE)  # the server would not fetch it
             notes.append("an image at a URL was left out: this dialect takes only an image's bytes")
+    notes += details_lost(turn.parts)
     message: dict[str, Any] = {"role": "user", "content": "\n\n".join(texts)}
     return {**message, "images": images} if images else message
 

@@ -35,6 +35,7 @@ from cortex.wire.openai_common import (
     address,
     auth,
     choice_of,
+    detail_of,
     effort_of,
     image_url,
     named_schema,
@@ -163,7 +164,7 @@ def _user_content(parts: tuple[Part, ...]) -> str | list[dict[str, Any]]:
         if isinstance(part, Text):
             content.append({"type": "text", "text": part.text})
         elif isinstance(part, Image):
-            content.append({"type": "image_url", "image_url": {"url": image_url(part)}})
+            content.append({"type": "image_url", "image_url": {"url": image_url(part), **detail_of(part)}})
     return content
 
 

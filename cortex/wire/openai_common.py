@@ -165,3 +165,8 @@ def effort_of(request: Request, target: Target, row: Row, notes: list[str]) -> s
 def image_url(image: Image) -> str:
     """An image as a URL, with its bytes in it if there are any."""
     return f"data:{media_type(image)};base64,{base64_of(image)}" if image.data else image.url or ""
+
+
+def detail_of(image: Image) -> dict[str, str]:
+    """The member that says how closely to look, if anybody said so."""
+    return {"detail": image.detail} if image.detail else {}

@@ -39,6 +39,7 @@ from cortex.wire.openai_common import (
     address,
     auth,
     choice_of,
+    detail_of,
     effort_of,
     image_url,
     named_schema,
@@ -128,7 +129,7 @@ def _user_content(parts: tuple[Part, ...]) -> str | list[dict[str, Any]]:
         if isinstance(part, Text):
             content.append({"type": "input_text", "text": part.text})
         elif isinstance(part, Image):
-            content.append({"type": "input_image", "image_url": image_url(part)})
+            content.append({"type": "input_image", "image_url": image_url(part), **detail_of(part)})
     return content
 
 

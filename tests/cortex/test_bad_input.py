@@ -63,7 +63,7 @@ MESSAGES = [
     ([{"role": "system", "content": "Be brief."}, RESULT, "hi"], r"^messages\[1\]: the tool result"),
     (
         [{"role": "user", "content": ["see", {"type": "image_url", "image_url": {"url": "data:image/x;base64,Qk0="}}]}],
-        r"^messages\[0\]\.content\[1\]\.image_url: is no PNG",
+        r"^messages\[0\]\.content\[1\]\.image_url\.url: is no PNG",
     ),
 ]
 

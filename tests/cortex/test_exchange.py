@@ -356,3 +356,15 @@ async def test_the_connection_serves_again_after_json_and_after_a_stream(lab: An
             async for _ in engine.stream("hi"):
                 pass
     assert {seen.connection for seen in lab.primary.requests} == {1}
+
+
+async def test_an_address_that_leads_nowhere_is_told(serve: Any) -> None:
+    async def nowhere(stream: trio.SocketStream) -> None:
+        await stream.receive_some(65536)
+        await stream.send_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 9\r\n\r\nNo route.")
+        await stream.aclose()
+
+    failure = await once(await serve(nowhere))
+    assert isinstance(failure, Failure)
+    assert failure.kind is Kind.ROUTE_GONE
+    assert failure.message == "No route. (asked for /v1/chat/completions)"

@@ -88,6 +88,26 @@ def test_the_parts_of_a_message_may_be_texts_and_images() -> None:
     assert messages[0].parts == (Text("what is"), Image(url=url), Text("this?"))
 
 
+def test_how_closely_to_look_at_an_image() -> None:
+    url = "https://example.com/cat.png"
+    content = [{"type": "image_url", "image_url": {"url": url, "detail": "low"}}, Image(url=url, detail="high")]
+    _, messages = inputs.conversation([{"role": "user", "content": content}], images=[Image(data=PNG, detail="auto")])
+    assert [part.detail for part in messages[0].parts if isinstance(part, Image)] == ["low", "high", "auto"]
+
+
+def test_what_an_sdk_leaves_empty_in_a_message_is_no_matter() -> None:
+    dumped = {"role": "assistant", "content": None, "refusal": "I can't.", "annotations": [], "audio": None}
+    _, messages = inputs.conversation(["x", dumped, "why?"])
+    assert messages[1] == Message("assistant", (Text("I can't."),))
+
+
+def test_the_texts_of_a_tools_result_stay_apart() -> None:
+    call = {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f"}}]}
+    texts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    _, messages = inputs.conversation(["x", call, {"role": "tool", "tool_call_id": "1", "content": texts}])
+    assert messages[2].parts == (ToolResult("1", "f", "one\n\ntwo"),)
+
+
 def test_what_only_the_text_of_the_arguments_says_is_read() -> None:
     calls = (
         ToolCall("1", "f", None, '{"a": 1}'),
@@ -136,6 +156,17 @@ WRONG = [
     ([{"role": "user"}], r"^messages\[0\]\.content: is empty"),
     ([{"role": "user", "content": 5}], r"^messages\[0\]\.content: .*not int"),
     ([{"role": "user", "content": "x", "contnet": "y"}], r'unknown key \'contnet\'; did you mean "content"'),
+    ([{"role": "user", "content": "x", "name": "Bob"}], r"^messages\[0\]\.name: only some vendors"),
+    ([{"role": "user", "content": "x", "cache_control": {"type": "ephemeral"}}], r"^messages\[0\]\.cache_control: "),
+    (
+        [{"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]}],
+        r"^messages\[0\]\.content\[0\]\.cache_control: .*extra",
+    ),
+    ([{"role": "user", "content": [{"type": "text", "text": "x", "txt": "y"}]}], r"content\[0\]: unknown key 'txt'"),
+    (
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x.y", "detail": "all"}}]}],
+        r"^messages\[0\]\.content\[0\]\.image_url\.detail: must be one of low, high, auto",
+    ),
     ([{"role": "user", "content": [{"type": "txt"}]}], r"^messages\[0\]\.content\[0\]\.type: must be one of"),
     ([{"role": "user", "content": [{"type": "text", "text": 3}]}], r"content\[0\]\.text: must be a text, not int"),
     ([{"role": "system", "content": [{"type": "image_url", "image_url": "https://x.y"}]}, "a"], "cannot hold Image"),
@@ -275,6 +306,11 @@ def test_options_are_taken() -> None:
         ("extra", {"f": object()}),
         ("extra", {"f": math.nan}),
         ("extra", {1: 2}),
+        ("extra.model", {"model": "another"}),
+        ("extra.messages", {"messages": []}),
+        ("extra.contents", {"contents": []}),
+        ("extra.input", {"input": "x"}),
+        ("extra.stream", {"stream": True}),
         ("role", "boss"),
         ("role", None),
         ("model", ""),
@@ -288,7 +324,7 @@ def test_options_are_taken() -> None:
 )
 def test_a_wrong_option_is_named(option: str, value: object) -> None:
     with pytest.raises(ConfigError, match=rf"^{option}"):
-        inputs.options(**{option: value})
+        inputs.options(**{option.partition(".")[0]: value})
 
 
 # ----------------------------------------------------------------------------------------------------- properties

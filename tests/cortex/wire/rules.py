@@ -408,20 +408,21 @@ def check_thinking(body: Body, choice: Body | None) -> None:
 def check_gemini(body: Body, model: str) -> None:
     contents = body["contents"]
     assert contents[0]["role"] == "user"
-    waiting: list[str] = []
+    has_ids = re.match("gemini-3", model) is not None
+    waiting: list[tuple[str, str | None]] = []
     asked = max((i for i, c in enumerate(contents) if c["role"] == "user" and "functionResponse" not in c["parts"][-1]))
     for index, (one, two) in enumerate(itertools.pairwise([*contents, None])):
         assert one["role"] in ("user", "model")
         assert one["role"] != (two or {}).get("role")
         assert one["parts"]
         kinds = [next(key for key in part if key not in ("thought", "thoughtSignature")) for part in one["parts"]]
-        answered = [part["functionResponse"]["name"] for part in one["parts"] if "functionResponse" in part]
+        answered = [paired(part["functionResponse"]) for part in one["parts"] if "functionResponse" in part]
         assert answered == waiting
         assert kinds[: len(answered)] == ["functionResponse"] * len(answered)
         calls = [part for part in one["parts"] if "functionCall" in part]
-        waiting = [part["functionCall"]["name"] for part in calls]
-        assert all(map(NAME.fullmatch, waiting))
-        if calls and index > asked and re.match("gemini-3", model):
+        waiting = [paired(part["functionCall"]) for part in calls]
+        assert all(NAME.fullmatch(name) and bool(ident) == has_ids for name, ident in waiting)
+        if calls and index > asked and has_ids:
             assert calls[0].get("thoughtSignature"), "the first call of a running loop is signed"
         of_user = {"text", "functionResponse", "inlineData", "fileData"}
         assert set(kinds) <= ({"text", "functionCall"} if one["role"] == "model" else of_user)
@@ -439,8 +440,15 @@ def check_gemini(body: Body, model: str) -> None:
     assert len(set(config.get("thinkingConfig", {})) & {"thinkingBudget", "thinkingLevel"}) <= 1
 
 
+def paired(one: Body) -> tuple[str, str | None]:
+    """What pairs a call and its result."""
+    return one["name"], one.get("id")
+
+
 def check_gemini_part(part: Body) -> None:
     assert part.get("text", "x").strip() or part.get("thoughtSignature")
+    assert set(part.get("functionCall", {})) <= {"id", "name", "args"}
+    assert set(part.get("functionResponse", {})) <= {"id", "name", "response"}
     assert isinstance(part.get("functionCall", {}).get("args", {}), dict)
     assert isinstance(part.get("functionResponse", {}).get("response", {}), dict)
     if "inlineData" in part:

@@ -158,6 +158,16 @@ def test_M7_a_running_loop_of_another_model_gets_the_word_that_stands_for_its_si
     assert b"thoughtSignature" not in WIRE.encode(done, Target("gemini", BASE, model)).body
 
 
+@pytest.mark.parametrize(("model", "has_ids"), [("gemini-2.5-pro", False), ("gemini-3-flash-preview", True)])
+def test_calls_and_results_are_paired_by_id_from_gemini_3_on(model: str, has_ids: bool) -> None:
+    calls = Message("assistant", (ToolCall("a", "f", {}), ToolCall("b", "f", {})))
+    results = Message("tool", (ToolResult("b", "f", "2"), ToolResult("a", "f", "1")))
+    contents = body_of(WIRE.encode(Request((*HELLO, calls, results)), Target("gemini", BASE, model)))["contents"]
+    called = [part["functionCall"].get("id") for part in contents[1]["parts"]]
+    answered = [part["functionResponse"].get("id") for part in contents[2]["parts"]]
+    assert called == answered == (["a", "b"] if has_ids else [None, None])
+
+
 def test_tools_and_their_choice() -> None:
     def choice(word: str | None) -> Any:
         return body_of(WIRE.encode(Request(HELLO, tools=(SPEC,), tool_choice=word), TARGET)).get("toolConfig")

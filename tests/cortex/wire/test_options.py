@@ -487,3 +487,12 @@ def test_an_image_that_holds_nothing_is_told_in_a_note(dialect: str, url: str) -
     call = WIRES[dialect].encode(Request(messages), Target("p", "https://h/v1", "m"))
     assert b"data:" not in call.body
     assert call.notes == ("an image without data or url was left out",)
+
+
+@pytest.mark.parametrize("dialect", sorted(WIRES))
+def test_how_closely_to_look_is_told_or_noted(dialect: str) -> None:
+    image = Image(data=b"\xff\xd8\xff1", detail="low")
+    call = WIRES[dialect].encode(Request((Message("user", (image,)),)), Target("p", "https://h/v1", "m"))
+    told = b'"detail":"low"' in call.body
+    assert told is dialect.startswith("openai")
+    assert call.notes == (() if told else ("an image's detail was left out: this vendor is not told",))
