@@ -28,15 +28,25 @@ class Desk:
     abandoned: Callable[[str], None]
     numbering: Numbering = attrs.field(factory=Numbering)
 
-    async def run(self, call: ToolCall) -> ToolResult:
-        """The result of `call`: from the ledger if it ran before, else by running it. Never raises."""
+    def takes(self, call: ToolCall) -> bool:
+        """Whether the call names a tool, with arguments that fit it."""
+        return not isinstance(self._checked(call), str)
+
+    def _checked(self, call: ToolCall) -> tuple[Tool, Mapping[str, object]] | str:
+        """The tool and what to call it with; or what is wrong, in words for the model."""
         tool = self.tools.get(call.name)
         if tool is None:
             names = ", ".join(sorted(self.tools)) or "none"
-            return _error(call, f"there is no tool {call.name!r}; the tools are: {names}")
+            return f"there is no tool {call.name!r}; the tools are: {names}"
         arguments = validate(tool, call.arguments)
-        if isinstance(arguments, str):
-            return _error(call, arguments)
+        return arguments if isinstance(arguments, str) else (tool, arguments)
+
+    async def run(self, call: ToolCall) -> ToolResult:
+        """The result of `call`: from the ledger if it ran before, else by running it. Never raises."""
+        checked = self._checked(call)
+        if isinstance(checked, str):
+            return _error(call, checked)
+        tool, arguments = checked
         key = self.numbering.key(tool.name, identity(tool, arguments))
         row = self.ledger.find(key)
         if row is not None:

@@ -184,6 +184,10 @@ class Refused:
 class ToolDesk(Protocol):
     """Where a turn has the user's tools run: the ledger and the caller stand behind it."""
 
+    def takes(self, call: ToolCall) -> bool:
+        """Whether the call names a tool, with arguments that fit it."""
+        ...
+
     async def run(self, call: ToolCall) -> ToolResult:
         """Run one call, or give the result it had when this turn was played before; never raises."""
         ...

@@ -15,7 +15,7 @@ from cortex.attempts import Link, Outlet, Routed, Unserved, route
 from cortex.errors import DeadlineExceeded
 from cortex.goals import Goal
 from cortex.messages import Answer, Finish, Message, Request, Text, ToolCall, ToolResult
-from cortex.protocol import Turn, TurnDone, TurnFailed, TurnResult
+from cortex.protocol import ToolDesk, Turn, TurnDone, TurnFailed, TurnResult
 from cortex.results import Attempt, Chunk
 from cortex.routing import Lane
 
@@ -82,14 +82,15 @@ class _Play:
     async def _run_tools(self, calls: tuple[ToolCall, ...]) -> None:
         """Side by side, results in the order of the calls."""
         slots: list[ToolResult | None] = [None] * len(calls)
+        desk = self.turn.desk
+        assert desk is not None
 
         async def run_one(index: int, call: ToolCall) -> None:
             own = self.own_tools.get(call.name)
-            assert self.turn.desk is not None
-            slots[index] = await (own(call) if own is not None else self.turn.desk.run(call))
+            slots[index] = await (own(call) if own is not None else desk.run(call))
 
         for call in calls:
-            if isinstance(call.arguments, dict):  # else it is no call that could be run: its result says what is wrong
+            if self._is_shown(call, desk):
                 await self._show(Chunk("tool_call", tool_call=call))
         async with trio.open_nursery() as nursery:
             for index, call in enumerate(calls):
@@ -99,6 +100,12 @@ class _Play:
             await self._show(Chunk("tool_result", tool_result=result))
         self.results.extend(results)
         self.transcript.append(Message("tool", tuple(results)))
+
+    def _is_shown(self, call: ToolCall, desk: ToolDesk) -> bool:
+        """Only what is run is shown as a call; of any other its result says what is wrong with it."""
+        if self.outlet is None:
+            return False
+        return isinstance(call.arguments, dict) if call.name in self.own_tools else desk.takes(call)
 
     async def _show(self, chunk: Chunk) -> None:
         if self.outlet is not None:

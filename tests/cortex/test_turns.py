@@ -185,10 +185,8 @@ async def test_a_stream_shows_calls_results_and_text(lab: Any, tools: Tools, aut
     assert "".join(chunk.content for chunk in chunks) == "It is sunny."
 
 
-async def test_a_call_whose_arguments_are_no_object_is_not_shown_as_one(
-    lab: Any, tools: Tools, autojump_clock: Any
-) -> None:
-    said = ['{"city": "Par', '["Paris"]', '{"city": "Rome"}']
+async def test_a_call_that_cannot_be_run_is_not_shown_as_one(lab: Any, tools: Tools, autojump_clock: Any) -> None:
+    said = ['{"city": "Par', '["Paris"]', '{"city": 5}', '{"town": "Paris"}', '{"city": "Rome"}']
     calls = [
         {"index": index, "id": f"c{index}", "function": {"name": "weather", "arguments": text}}
         for index, text in enumerate(said)
@@ -201,7 +199,7 @@ async def test_a_call_whose_arguments_are_no_object_is_not_shown_as_one(
         chunks = [chunk async for chunk in session(engine, tools.weather).run_stream("go", system=1)]
     assert [chunk.tool_call.arguments for chunk in chunks if chunk.kind == "tool_call"] == [{"city": "Rome"}]
     told = [chunk.tool_result for chunk in chunks if chunk.kind == "tool_result"]
-    assert [one.is_error for one in told] == [True, True, False]
+    assert [one.is_error for one in told] == [True, True, True, True, False]
     assert tools.ran == ["Rome"]
 
 
