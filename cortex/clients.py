@@ -20,7 +20,12 @@ MAX_CONNECTIONS = 1000
 async def new_client(config: ProviderConfig) -> httpx.AsyncBaseTransport:
     """No retries, no redirects, no environment, HTTP/1.1. It connects to nobody yet."""
     if config.proxy is None:
-        return Transport(verify=config.verify, cert=config.cert, max_connections=MAX_CONNECTIONS)
+        return Transport(
+            verify=config.verify,
+            cert=config.cert,
+            max_connections=MAX_CONNECTIONS,
+            keepalive_expiry=KEEPALIVE_SECONDS,
+        )
     return Proxied(await _by_proxy(config, config.proxy), MAX_CONNECTIONS)
 
 

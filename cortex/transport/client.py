@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import attrs
 import h11
@@ -57,6 +57,7 @@ class Transport(httpx.AsyncBaseTransport):
         self._connect = connect or TcpConnect()
         self._origins: dict[Origin, Slots[Connection]] = {}
         self._swept = 0.0
+        self._rested = trio.Event()
         self._drift = float("inf")
         self._last: tuple[httpx.URL | None, Origin] = None, ("", "", 0)
         self._closed = False
@@ -99,12 +100,16 @@ class Transport(httpx.AsyncBaseTransport):
         stream = ReplyStream(
             connection, timeouts.read, progress, lambda good: self._leave(origin, slots, connection, good)
         )
-        return httpx.Response(
+        headers = reply.headers.raw_items()
+        response = httpx.Response(
             reply.status_code,
-            headers=reply.headers.raw_items(),
+            headers=headers,
             stream=stream,
             extensions={"http_version": b"HTTP/" + reply.http_version, "reason_phrase": bytes(reply.reason)},
         )
+        if all(name.isascii() and value.isascii() for name, value in headers):
+            response.headers.encoding = "ascii"  # what httpx would find, anew each time that it looks for a header
+        return response
 
     def _origin_of(self, url: httpx.URL) -> Origin:
         """Whoever makes many requests makes them with the same object: taking it apart takes as long as a lookup."""
@@ -140,6 +145,18 @@ class Transport(httpx.AsyncBaseTransport):
             if slots.is_unused:
                 del self._origins[origin]
 
+    async def sweep_forever(self) -> NoReturn:
+        """Run it beside the calls: what grew old is closed also when no call comes any more, within twice its time.
+
+        Without it a server's good-bye is heard when the next call comes; until then its socket is half closed.
+        """
+        while True:
+            if not any(slots.idle for slots in self._origins.values()):
+                self._rested = trio.Event()
+                await self._rested.wait()
+            await trio.sleep(self._expiry)
+            self._sweep(trio.current_time())
+
     async def _wait(self, slots: Slots[Connection], patience: float | None) -> Connection | None:
         with trio.move_on_after(float("inf") if patience is None else patience):
             return await slots.wait()
@@ -153,6 +170,7 @@ class Transport(httpx.AsyncBaseTransport):
         slots.give(connection, trio.current_time())
         if slots.is_unused:
             self._origins.pop(origin, None)
+        self._rested.set()
 
     # ---- a new connection
 

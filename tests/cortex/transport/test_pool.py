@@ -78,6 +78,22 @@ async def test_those_that_grow_old_at_the_bottom_are_closed_though_nobody_asks_f
     assert peers.alive == 1
 
 
+async def test_with_a_sweeper_they_are_closed_though_no_call_comes_any_more(
+    peers: Any, ask: Any, nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    transport = peers.transport(keepalive_expiry=5.0)
+    nursery.start_soon(transport.sweep_forever)
+    for _ in range(2):  # it rests, and wakes again
+        for response in [await reply_to(transport, url) for url in (URL, URL, "http://other/")]:
+            await response.aread()
+        await trio.sleep(4.9)
+        assert peers.alive == 3
+        await trio.sleep(5.2)
+        assert peers.alive == 0
+        assert repr(transport) == "<Transport: 0 connections in use, 0 idle>"
+        await trio.sleep(100)
+
+
 async def test_a_burst_that_comes_again_connects_to_nobody(peers: Any, autojump_clock: Any) -> None:
     transport = peers.transport()
     for _ in range(2):
