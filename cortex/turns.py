@@ -74,10 +74,9 @@ class _Play:
         return routed
 
     def _wants_tools(self, answer: Answer) -> bool:
-        """An answer cut off by its length may hold half a call: no tool is run on half a word."""
-        if not answer.tool_calls or answer.finish is Finish.LENGTH:
-            return False
-        return self.turn.desk is not None
+        """Only an answer that ended in order to call: one that was cut off may hold half a call, one that was refused,
+        or ended in a way nobody knows, is none to act on."""
+        return bool(answer.tool_calls) and answer.finish is Finish.TOOL_CALLS and self.turn.desk is not None
 
     async def _run_tools(self, calls: tuple[ToolCall, ...]) -> None:
         """Side by side, results in the order of the calls."""

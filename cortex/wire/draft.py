@@ -166,7 +166,8 @@ class Draft:
         """A tool call is whole, as far as it will ever be; it is announced if its arguments can be read, and of a
         structured answer the rest is shown.
 
-        `cut`: the answer ran into its limit, so that no text means nothing came, not that there are no arguments.
+        `cut`: the answer did not end in order to call, so that no text means nothing came, not that there are no
+        arguments.
         """
         if call.call is not None:
             return []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from cortex.messages import Broken, Ended, Kind, StreamEvent
 from cortex.wire.sse import LIMIT
-from cortex.wire.stream import Fold, fold_json
+from cortex.wire.stream import Fold, bounded, fold_json
 from cortex.wire.values import TooMuch, loads
 
 
@@ -46,7 +46,7 @@ class NdjsonDecoder:
         events = self._take(b"")
         if not self._over:
             self._over = True
-            events += self._fold.closed()
+            events += bounded(self._fold, self._fold.closed)
         return events
 
     def _take(self, piece: bytes) -> list[StreamEvent]:

@@ -248,7 +248,7 @@ class OpenAIFold(Fold):
         return events + self._end()
 
     def done(self) -> list[StreamEvent]:
-        if any(not arguments_of(call.raw)[0] for call in self.draft.opened) and self._raw is None:
+        if self._raw is None and any(not _is_whole(call) for call in self.draft.opened):
             return self.broken(Kind.CUT, "the stream ended inside a tool call")
         return self._end()
 
@@ -336,6 +336,11 @@ class OpenAIFold(Fold):
         if isinstance(index, int):
             self._calls[index] = self._last
         return self._last, events
+
+
+def _is_whole(call: OpenCall) -> bool:
+    """Whether its arguments are all there, as far as one can tell."""
+    return bool(call.raw.strip()) and arguments_of(call.raw)[0]
 
 
 def _usage(usage: dict[str, Any]) -> Usage:

@@ -53,7 +53,7 @@ class Fold(ABC):
 
     def finish_calls(self, finish: Finish) -> list[StreamEvent]:
         """No more will come of the calls that are still open."""
-        cut = finish is Finish.LENGTH
+        cut = finish not in (Finish.STOP, Finish.TOOL_CALLS)
         return [event for call in self.draft.unfinished for event in self.draft.finish_call(call, cut=cut)]
 
     def broken(self, kind: Kind, message: str, code: str | None = None) -> list[StreamEvent]:
@@ -108,7 +108,7 @@ class StreamDecoder:
             except ValueError:
                 return self._fold.broken(Kind.CUT, "the JSON body is not whole")
             return bounded(self._fold, lambda: self._fold.whole(payload))
-        events = self._fold.closed()
+        events = bounded(self._fold, self._fold.closed)
         last = events[-1]
         if self._sse.close() and isinstance(last, Broken):
             failure = attrs.evolve(last.failure, message=f"{last.failure.message}, inside an event")
@@ -128,7 +128,7 @@ class StreamDecoder:
             return self._fold.broken(Kind.PROTOCOL, item.reason)
         data = item.data.strip()
         if data == "[DONE]":
-            return self._fold.done()
+            return bounded(self._fold, self._fold.done)
         return fold_json(self._fold, item.name, data) if data else []
 
     def _until_over(self, events: list[StreamEvent]) -> list[StreamEvent]:

@@ -135,6 +135,52 @@ async def test_m2_half_a_tool_call_is_not_run(lab: Any, tools: Tools, autojump_c
     assert len(lab.primary.requests) == 1
 
 
+def spoken(*deltas: tuple[dict[str, Any], str | None]) -> Status:
+    """A stream that says just this, and then that it is done."""
+    events = [{"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]} for delta, finish in deltas]
+    body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+    return Status(200, body, headers={"content-type": "text/event-stream"})
+
+
+@pytest.mark.parametrize("said", ["", '{"path": "/x"}'])
+@pytest.mark.parametrize("finish", ["content_filter", "length", "refusal", "a_new_word"])
+async def test_m2_no_tool_is_run_but_for_an_answer_that_ended_in_order_to_call(
+    said: str, finish: str, lab: Any, autojump_clock: Any
+) -> None:
+    ran: list[str] = []
+
+    def wipe(path: str = "/") -> str:
+        ran.append(path)
+        return "gone"
+
+    call = {"index": 0, "id": "c", "function": {"name": "wipe", "arguments": said}}
+    lab.primary.script(spoken(({"tool_calls": [call]}, None), ({}, finish)))
+    async with lab.engine(0) as engine:
+        chunks = [chunk async for chunk in session(engine, wipe).run_stream("go", system=1)]
+    assert ran == []
+    assert [chunk.kind for chunk in chunks] == ["final"]
+    assert chunks[0].response.metadata.raw_finish_reason == finish
+
+
+@pytest.mark.parametrize("said", ["", '{"path": "/'])
+async def test_m2_a_stream_that_is_done_without_a_reason_inside_a_call_is_cut(
+    said: str, lab: Any, autojump_clock: Any
+) -> None:
+    ran: list[str] = []
+
+    def wipe(path: str = "/") -> str:
+        ran.append(path)
+        return "gone"
+
+    call = {"index": 0, "id": "c", "function": {"name": "wipe", "arguments": said}}
+    lab.primary.always(spoken(({"tool_calls": [call]}, None)))
+    lab.spare.script(Reply("nothing needed"))
+    async with lab.engine() as engine:
+        chunks = [chunk async for chunk in session(engine, wipe).run_stream("go", system=1)]
+    assert ran == []
+    assert chunks[-1].response.content == "nothing needed"
+
+
 async def test_a_failover_between_rounds_runs_no_tool_twice(lab: Any, tools: Tools, autojump_clock: Any) -> None:
     lab.primary.script(ToolCalls(("weather", {"city": "Paris"})), Status(500), Reply("Both sunny."))
     lab.spare.script(ToolCalls(("weather", {"city": "Rome"})))
@@ -191,10 +237,7 @@ async def test_a_call_that_cannot_be_run_is_not_shown_as_one(lab: Any, tools: To
         {"index": index, "id": f"c{index}", "function": {"name": "weather", "arguments": text}}
         for index, text in enumerate(said)
     ]
-    deltas = [({"tool_calls": calls}, None), ({}, "tool_calls")]
-    events = [{"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]} for delta, finish in deltas]
-    body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
-    lab.primary.script(Status(200, body, headers={"content-type": "text/event-stream"}), Reply("It is sunny."))
+    lab.primary.script(spoken(({"tool_calls": calls}, None), ({}, "tool_calls")), Reply("It is sunny."))
     async with lab.engine() as engine:
         chunks = [chunk async for chunk in session(engine, tools.weather).run_stream("go", system=1)]
     assert [chunk.tool_call.arguments for chunk in chunks if chunk.kind == "tool_call"] == [{"city": "Rome"}]

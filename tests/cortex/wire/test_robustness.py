@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cortex.messages import Answer, Broken, Ended, Failure, StreamEvent, TextDelta
+from cortex.messages import Answer, Broken, Ended, Failure, Kind, StreamEvent, TextDelta
 from cortex.wire import WIRES
 from cortex.wire.codec import HttpReply, Target
 
@@ -245,3 +245,14 @@ def test_S19_the_work_is_linear_in_the_stream(kind: str, read: Any, chunks: Any)
 
     small, large = min(seconds(60) for _ in range(3)), min(seconds(960) for _ in range(2))
     assert large < small * 16 * 4  # 16 times the pieces; four times is for a noisy machine, not for a square (256)
+
+
+@pytest.mark.parametrize("end", [b"data: [DONE]\n\n", b""])
+def test_what_comes_after_the_finish_and_is_too_much_breaks_the_answer_and_nothing_else(end: bytes, read: Any) -> None:
+    deep = "[" * 200_000
+    call = {"index": 0, "id": "a", "function": {"name": "f", "arguments": deep}}
+    choices = [{"delta": {"content": "hi"}, "finish_reason": "stop"}, {"delta": {"tool_calls": [call]}}]
+    events = [b"data: " + json.dumps({"choices": [{"index": 0, **choice}]}).encode() + b"\n\n" for choice in choices]
+    last = read(WIRES["openai_chat"], [*events, end], TARGET)[-1]
+    assert isinstance(last, Broken)
+    assert last.failure.kind is Kind.PROTOCOL
