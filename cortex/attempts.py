@@ -93,6 +93,12 @@ class Outlet:
     shown: list[str] = attrs.field(factory=list, repr=False)
     committed: bool = False
     used: bool = False
+    _begun_at: int = 0  # how much of `shown` is of earlier calls
+
+    def begin(self) -> None:
+        """The next call: what was shown of the turn's earlier ones stands."""
+        self.committed = False
+        self._begun_at = len(self.shown)
 
     async def send(self, chunk: Chunk) -> None:
         """Show a chunk."""
@@ -112,9 +118,17 @@ class Outlet:
 
     async def restart(self) -> None:
         """Tell the reader to discard what it showed."""
-        self.committed = False
+        self.committed, self._begun_at = False, 0
         self.shown.clear()
         await self.send(Chunk("restart"))
+
+    async def settle(self, answer: Answer) -> None:
+        """What was shown has to be what the answer says. Prose beside an answer that is given by a tool turns out to
+        be no part of it: then it is taken back, and the answer shown as it is."""
+        if "".join(self.shown[self._begun_at :]) != answer.text:
+            await self.restart()
+            await self.emit(ThinkingDelta(answer.thinking))
+            await self.emit(TextDelta(answer.text))
 
 
 @attrs.define
@@ -151,6 +165,8 @@ class _Course:
             if served is None:
                 continue
             if isinstance(served.result, Answer):
+                if self.outlet is not None:
+                    await self.outlet.settle(served.result)
                 return Routed(served.result, picked.lane, tuple(self.trail), self._notes(picked.lane, served))
             if (end := await self._after(picked, served.result, served.outcome)) is not None:
                 return end
@@ -334,7 +350,7 @@ async def route(
     if not any(chain.tiers):
         return Unserved(nothing_allowed(chain.left_out), ())
     if outlet is not None:
-        outlet.committed = False  # what was shown of the turn's earlier calls stands
+        outlet.begin()
     course = _Course(link, request, needs_of(request, chain), deadline, caller, outlet, chain)
     result: Routed | Unserved | None = None
     with trio.move_on_at(deadline):

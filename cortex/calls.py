@@ -10,15 +10,18 @@ import trio
 
 import actors
 from cortex import checks, inputs
-from cortex.errors import BadReply, CortexError, EngineClosed, EngineFailed
+from cortex.errors import BadReply, ContentRefused, CortexError, EngineClosed, EngineFailed, ProviderError
 from cortex.goals import Goal
-from cortex.messages import Answer, Effort, Kind, Message, OutputSchema, Request, Text, Usage
+from cortex.messages import Answer, Effort, Finish, Kind, Message, OutputSchema, Request, Text, Usage
 from cortex.protocol import Turn, TurnDone, TurnFailed, TurnResult
 from cortex.results import Attempt, Completion, Metadata, Response
 from cortex.schemas import parse_output, schema_of
 from cortex.tree import Tree
 
 Role = Literal["worker", "orchestrator"]
+
+MAX_QUOTED = 300
+"""Characters of a refusal that an error repeats."""
 
 
 class CallOptions(TypedDict, total=False):
@@ -106,6 +109,11 @@ def parse_answer(prepared: Prepared, answer: Answer) -> tuple[Any, str]:
     return parsed.value, parsed.fault
 
 
+def can_repair(answer: Answer) -> bool:
+    """Whether to ask again would help: not a model that refused, or that ran out of tokens or of rounds."""
+    return answer.finish in (Finish.STOP, Finish.OTHER) and not answer.tool_calls
+
+
 def repair_request(request: Request, result: TurnDone, fault: str) -> Request:
     """The same request with the faulty answer and what is wrong with it: the one repair round."""
     words = f"That answer does not fit the schema: {fault}\nAnswer again, with JSON that fits and nothing else."
@@ -115,7 +123,8 @@ def repair_request(request: Request, result: TurnDone, fault: str) -> Request:
 def as_response(
     result: TurnDone, prepared: Prepared, *, started: float, system: Literal[1, 2], goal: Goal | None
 ) -> Response:
-    """A turn's result as the user gets it. BadReply when the answer does not fit the output type."""
+    """A turn's result as the user gets it. BadReply when the answer does not fit the output type, ContentRefused when
+    the model would not give one."""
     meta = attrs.evolve(
         _metadata(result, started),
         system=system,
@@ -142,26 +151,45 @@ def as_completion(result: TurnDone, prepared: Prepared, *, started: float) -> Co
         content=answer.text,
         metadata=_metadata(result, started),
         thinking=answer.thinking,
-        output=_output(result, prepared),
+        output=None if answer.finish is Finish.TOOL_CALLS else _output(result, prepared),
         tool_calls=answer.tool_calls,
         citations=answer.citations,
     )
 
 
 def _output(result: TurnDone, prepared: Prepared) -> Any:
-    if prepared.output is None or result.answer.tool_calls:
+    if prepared.output is None:
         return None
     value, fault = parse_answer(prepared, result.answer)
     if fault:
-        raise BadReply(
-            f"{result.lane.provider}/{result.lane.model}: the answer does not fit {prepared.output.name}: {fault}",
-            provider=result.lane.provider,
-            model=result.lane.model,
-            kind=Kind.PROTOCOL,
-            retryable=True,
-            attempts=result.attempts,
-        )
+        raise _without_output(result, prepared.output.name, fault)
     return value
+
+
+def _without_output(result: TurnDone, name: str, fault: str) -> ProviderError:
+    """Why there is no value: the model would not, could not, or did not say it as it should."""
+    answer, lane = result.answer, result.lane
+    cls: type[ProviderError] = BadReply
+    kind, retryable = Kind.PROTOCOL, True
+    match answer.finish:
+        case Finish.REFUSAL | Finish.CONTENT_FILTER:
+            cls, kind, retryable = ContentRefused, Kind.CONTENT, False
+            why = f"{name} was refused ({answer.raw_finish}): {answer.text[:MAX_QUOTED] or 'without a word'}"
+        case Finish.LENGTH:
+            kind, retryable = Kind.CUT, False
+            why = f"the answer ran into its limit of tokens before {name} was whole; raise max_tokens"
+        case Finish.TOOL_CALLS:
+            why = f"the turn ended before there was {name}: {'; '.join(result.notes)}"
+        case _:
+            why = f"the answer does not fit {name}: {fault}"
+    return cls(
+        f"{lane.provider}/{lane.model}: {why}",
+        provider=lane.provider,
+        model=lane.model,
+        kind=kind,
+        retryable=retryable,
+        attempts=result.attempts,
+    )
 
 
 def _metadata(result: TurnDone, started: float) -> Metadata:

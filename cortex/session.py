@@ -23,6 +23,7 @@ from cortex.calls import (
     Prepared,
     Role,
     as_response,
+    can_repair,
     check_result,
     outcome_of,
     parse_answer,
@@ -141,7 +142,8 @@ class Session:
 
         `system` forces System 1 (the worker's model answers) or 2 (the orchestrator's, which may delegate); None lets
         triage decide. `retry` uses the results of tools that ran in a failed turn of this very message.
-        `output_type`: a type or a JSON schema; the answer is parsed to it, and repaired once, as `output`.
+        `output_type`: a type or a JSON schema; the answer is parsed to it, and repaired once, as `output`. There is no
+        response without it: BadReply when it does not fit, or was cut off, ContentRefused when the model refused.
         Options: `model`, `images`, `temperature`, `max_tokens`, `stop` (texts that end the answer), `seed`, `effort`
         ("minimal" to "high") or `thinking_budget` (tokens), `parallel_tools`, `timeout` (seconds), `extra` (fields for
         the vendor's body). What the vendor that serves has no place for is told in `metadata.notes`.
@@ -342,7 +344,7 @@ class Session:
     async def _repaired(self, run: _Run, system: System, turn: Turn, result: TurnDone) -> TurnResult:
         """An answer that does not fit the schema goes back once, with the fault in words. Who saw it in a stream is
         told to discard it."""
-        fault = parse_answer(run.given.prepared, result.answer)[1]
+        fault = parse_answer(run.given.prepared, result.answer)[1] if can_repair(result.answer) else ""
         if not fault:
             return result
         if run.sink is not None:

@@ -122,6 +122,60 @@ async def test_what_a_users_own_check_raises_is_repaired_and_then_a_bad_reply(
 
 
 @ways
+@pytest.mark.parametrize(
+    ("finish", "error", "words"),
+    [
+        ("refusal", cortex.ContentRefused, r"City was refused \(\w+\): I would rather not\."),
+        ("content_filter", cortex.ContentRefused, r"City was refused \(content_filter\): I would rather not\."),
+        ("length", cortex.BadReply, "limit of tokens before City was whole; raise max_tokens"),
+    ],
+)
+async def test_who_would_not_or_could_not_answer_is_not_asked_again(
+    autojump_clock: object, lab: Any, engine: Any, way: str, finish: str, error: type[Exception], words: str
+) -> None:
+    lab.primary.always(Reply("I would rather not.", finish=finish))
+    async with engine(way) as running:
+        session = session_of(running)
+        for ask in (session.run, running.complete):
+            with pytest.raises(error, match=words):
+                await ask("Paris?", output_type=City)
+        with pytest.raises(error, match=words):
+            async for chunk in session.run_stream("Paris?", output_type=City):
+                assert chunk.kind == "text"
+    assert len(lab.primary.requests) == 3
+
+
+async def test_a_turn_that_was_stopped_gives_no_value_and_is_not_repaired(autojump_clock: object, lab: Any) -> None:
+    ran: list[int] = []
+
+    def roll(sides: int) -> int:
+        ran.append(sides)
+        return sides
+
+    lab.primary.always(lambda _: ToolCalls(("roll", {"sides": len(ran)})))
+    async with lab.engine(0, policy={"max_tool_rounds": 2}) as running:
+        with pytest.raises(cortex.BadReply, match="before there was City: stopped: the turn used up its 2 tool rounds"):
+            await session_of(running, roll).run("Paris?", output_type=City)
+    assert ran == [0, 1]
+    assert len(lab.primary.requests) == 3
+
+
+async def test_prose_beside_an_answer_by_a_tool_is_taken_back(autojump_clock: object, lab: Any, engine: Any) -> None:
+    lab.primary.always(
+        lambda seen: Reply("Let me answer.", tools=((offered(seen)[-1], PARIS),), finish="tool_calls", chunks=4)
+    )
+    async with engine("tool") as running:
+        chunks = [chunk async for chunk in session_of(running).run_stream("Paris?", output_type=City)]
+    kinds = [chunk.kind for chunk in chunks]
+    begun = kinds.index("restart") + 1
+    assert "".join(chunk.thinking for chunk in chunks[begun:]) == "Let me answer."
+    final = chunks[-1].response
+    assert final is not None
+    assert "".join(chunk.content for chunk in chunks[begun:]) == final.content
+    assert (json.loads(final.content), final.output) == (PARIS, City("Paris", 2))
+
+
+@ways
 async def test_a_stream_shows_the_text_and_ends_with_the_value(
     autojump_clock: object, lab: Any, engine: Any, way: str
 ) -> None:
