@@ -53,14 +53,14 @@ JOIN_SECONDS = 2.0
 @attrs.frozen
 class Link:
     """What an actor that makes model calls was given at birth. `cost_of`: a lane, the model it reported, the tokens.
-    `wire_of`: the dialect of a lane's provider."""
+    `vendor_of`: what tells vendors apart, whose requests have members that others refuse."""
 
     router: actors.ActorRef[Any]
     policy: Policy
     rng: Random
     cost_of: Callable[[Lane, str | None, Usage], float | None]
     failed_over: Callable[[Attempt, Attempt], None]
-    wire_of: Callable[[Lane], str]
+    vendor_of: Callable[[Lane], tuple[str, ...]]
 
 
 @attrs.frozen
@@ -216,7 +216,7 @@ class _Course:
     def _speaks_alike(self, lane: Lane) -> bool:
         """Whether `extra`, which is written for the first one's vendor, means anything to this one; an unknown field
         is a 400."""
-        return not self.request.extra or self.link.wire_of(lane) == self.link.wire_of(self.chain.lanes[0])
+        return not self.request.extra or self.link.vendor_of(lane) == self.link.vendor_of(self.chain.lanes[0])
 
     def _notes(self, lane: Lane, served: Served) -> tuple[str, ...]:
         if self._speaks_alike(lane):

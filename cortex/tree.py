@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any, Never
+from urllib.parse import urlsplit
 
 import attrs
 import httpx
@@ -165,7 +166,10 @@ def _links(settings: Settings, hub: EventHub) -> Callable[[actors.ActorRef[Any]]
         logger.info("failover to %s/%s (%s) after %s", attempt.provider, attempt.model, attempt.outcome, failed)
         hub.emit(FailedOver(attempt.provider, attempt.model, attempt.outcome, wall_clock(), str(failed)))
 
-    def wire_of(lane: Lane) -> str:
-        return settings.provider(lane.provider).wire
+    def vendor_of(lane: Lane) -> tuple[str, ...]:
+        provider = settings.provider(lane.provider)
+        # Who speaks OpenAI's dialect may be anybody, with members of a body that OpenAI refuses, and the reverse.
+        host = urlsplit(provider.base_url).hostname or "" if provider.kind == "openai" else ""
+        return provider.wire, provider.kind, host
 
-    return lambda router: Link(router, settings.policy, Random(), cost_of, failed_over, wire_of)
+    return lambda router: Link(router, settings.policy, Random(), cost_of, failed_over, vendor_of)

@@ -247,6 +247,36 @@ async def test_what_is_written_for_one_vendor_is_not_sent_to_another(lab: Any, a
         assert answer.metadata.notes == ()
 
 
+@attrs.frozen
+class Elsewhere(httpx.AsyncBaseTransport):
+    """Another address of loopback providers."""
+
+    inner: httpx.AsyncBaseTransport
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        request.url = request.url.copy_with(host="127.0.0.1")
+        return await self.inner.handle_async_request(request)
+
+
+@pytest.mark.parametrize(("host", "is_sent"), [("api.example.com", False), ("127.0.0.1", True)])
+async def test_nor_to_another_who_speaks_the_same_dialect(
+    host: str, is_sent: bool, lab: Any, autojump_clock: Any
+) -> None:
+    """Mistral, say, refuses what OpenAI knows."""
+    second = lab.wall.add("two", dialect="openai")
+    lab.primary.always(Status(500))
+    providers = {
+        name: {"kind": "openai", "api_key": "k", "base_url": url, "models": ["m"]}
+        for name, url in (("one", lab.primary.base_url), ("two", second.base_url.replace("127.0.0.1", host)))
+    }
+    lanes = {"worker_model": "one/m", "fallback_models": ["two/m"]}
+    async with cortex.Engine(providers, transport=Elsewhere(lab.wall.transport()), **lanes) as engine:
+        answer = await engine.complete("hi", extra={"service_tier": "flex"})
+    assert lab.primary.requests[-1].body["service_tier"] == "flex"
+    assert ("service_tier" in second.requests[-1].body) is is_sent
+    assert answer.metadata.notes == (() if is_sent else ("extra was left out: it is written for one",))
+
+
 async def test_max_attempts_bounds_a_call(lab: Any, autojump_clock: Any) -> None:
     for name in ("openai", "anthropic", "gemini"):
         lab[name].always(Status(500))

@@ -140,15 +140,14 @@ async def test_who_would_not_or_could_not_answer_is_not_asked_again(
             with pytest.raises(error, match=words):
                 await ask("Paris?", output_type=City)
         with pytest.raises(error, match=words):
-            async for chunk in session.run_stream("Paris?", output_type=City):
-                assert chunk.kind == "text"
+            assert [chunk async for chunk in session.run_stream("Paris?", output_type=City)]
     assert len(lab.primary.requests) == 3
 
 
 async def test_a_turn_that_was_stopped_gives_no_value_and_is_not_repaired(autojump_clock: object, lab: Any) -> None:
     ran: list[int] = []
 
-    def roll(sides: int) -> int:
+    async def roll(sides: int) -> int:
         ran.append(sides)
         return sides
 
