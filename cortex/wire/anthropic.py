@@ -34,7 +34,7 @@ from cortex.messages import (
 from cortex.wire.codec import EFFORT_TOKENS, HttpCall, HttpReply, Json, Target, Wire, get, post
 from cortex.wire.draft import OpenCall, newest
 from cortex.wire.faults import Rules, phrase
-from cortex.wire.history import CLOSING, History, Turn, TurnRole, details_lost, in_role, tidy
+from cortex.wire.history import CLOSING, NO_IMAGE, OPENING, History, Turn, TurnRole, details_lost, in_role, tidy
 from cortex.wire.output import output_name, output_tool
 from cortex.wire.stream import Fold, StreamDecoder, decode_with
 from cortex.wire.values import (
@@ -51,16 +51,20 @@ from cortex.wire.values import (
 
 VERSION = "2023-06-01"  # https://platform.claude.com/docs/en/api/versioning
 
-# `max_tokens` must be given. The first row that fits is asked for when the caller asks for nothing: what the model can
-# write (https://platform.claude.com/docs/en/about-claude/models/overview), at most 32,000, which bounds a runaway
-# answer and costs nothing unwritten; a name that is not Claude's is a local server, whose window is small.
+# `max_tokens` must be given. Who fits the first row can write so much
+# (https://platform.claude.com/docs/en/about-claude/models/overview), and is asked for so much when the caller asks for
+# nothing: at most 32,000, which bounds a runaway answer and costs nothing unwritten. A name that is not Claude's is a
+# local server: its window is small, and its own to know.
 MAX_TOKENS = (
-    (re.compile("claude-3-7"), 32_000),
-    (re.compile("claude-3-5"), 8_192),
-    (re.compile("claude-(3|2|instant)"), 4_096),
-    (re.compile("claude"), 32_000),
-    (re.compile(""), 4_096),
+    (re.compile("claude-3-7"), 64_000, 32_000),
+    (re.compile("claude-3-5"), 8_192, 8_192),
+    (re.compile("claude-(3|2|instant)"), 4_096, 4_096),
+    (re.compile("claude-opus-4(?!-[5-9])"), 32_000, 32_000),
+    (re.compile("claude-(opus-4-5|(sonnet|haiku)-4)"), 64_000, 32_000),
+    (re.compile("claude"), 128_000, 32_000),
+    (re.compile(""), 10**9, 4_096),
 )
+MIN_ANSWER = 1_024  # tokens that thinking leaves to the answer
 MIN_THINKING = 1_024  # https://platform.claude.com/docs/en/build-with-claude/extended-thinking
 # These think by themselves: they refuse a budget, and sampling parameters with it.
 # https://platform.claude.com/docs/en/build-with-claude/adaptive-thinking
@@ -69,6 +73,9 @@ ADAPTIVE = re.compile(r"claude-(opus-4-[7-9]|(opus|sonnet|haiku)-[5-9]\b|fable|m
 # These grade their effort: https://platform.claude.com/docs/en/build-with-claude/effort
 EFFORT = re.compile(r"claude-((opus-4-[5-9]|sonnet-4-[6-9]|(opus|sonnet|haiku)-[5-9]\b)|fable|mythos)")
 UNTHINKING = re.compile(r"claude-(2|instant|3-(opus|sonnet|haiku|5))")
+# These do not go on with an answer that was begun: the last word must be a user's.
+# https://platform.claude.com/docs/en/about-claude/models/whats-new-claude-4-6#prefill-removal
+NO_PREFILL = re.compile(r"claude-((opus|sonnet|haiku)-4-[6-9]|(opus|sonnet|haiku)-[5-9]\b|fable|mythos)")
 
 RULES = Rules(
     # https://platform.claude.com/docs/en/api/errors
@@ -114,13 +121,11 @@ _call_id = id_grammar(r"[a-zA-Z0-9_-]{1,64}", "toolu_", 30)
 
 def encode(request: Request, target: Target) -> HttpCall:
     """The call for `POST /v1/messages`. Options: `version`, `thinking_budget` (tokens, at least 1,024)."""
-    history = _unpadded(tidy(request, target, _call_id, user_first=True))
+    history, begun = _last_word(tidy(request, target, _call_id, user_first=True), target)
     messages, left_out = history.write("anthropic", _write)
-    notes = [*history.notes, *left_out]
-    body: dict[str, Any] = {
-        "model": target.model,
-        "max_tokens": request.max_tokens or next(n for name, n in MAX_TOKENS if name.match(target.model)),
-    }
+    notes = [*history.notes, *left_out, *begun]
+    most, usual = next((most, usual) for name, most, usual in MAX_TOKENS if name.match(target.model))
+    body: dict[str, Any] = {"model": target.model, "max_tokens": request.max_tokens or usual}
     system = history.system
     thinking = _thinking(request, target, history, notes)
     if request.output and (thinking or ADAPTIVE.match(target.model)):  # then no tool can be forced: it is asked for
@@ -131,14 +136,23 @@ def encode(request: Request, target: Target) -> HttpCall:
     _set_tools(body, request, history, forced=not thinking)
     if thinking:
         body["thinking"] = thinking
-        if "budget_tokens" in thinking and body["max_tokens"] <= thinking["budget_tokens"]:
-            body["max_tokens"] += thinking["budget_tokens"]
-            if request.max_tokens:
-                notes.append(f"max_tokens was raised to {body['max_tokens']}: this vendor counts thinking among them")
+        _make_room(body, most, notes if request.max_tokens else [])
     _set_sampling(body, request, thinking=bool(thinking), notes=notes)
     if request.stream:
         body["stream"] = True
     return post(_base(target) + "/messages", _auth(target), body, request, target, notes)
+
+
+def _make_room(body: dict[str, Any], most: int, notes: list[str]) -> None:
+    """The tokens of thinking are among the answer's, of which the model can write `most`."""
+    budget = body["thinking"].get("budget_tokens", 0)
+    if body["max_tokens"] > budget:
+        return
+    if budget > most - MIN_ANSWER:
+        body["thinking"]["budget_tokens"] = most - MIN_ANSWER
+        notes.append(f"thinking_budget {budget} was told as {most - MIN_ANSWER}: this model can write {most} in all")
+    body["max_tokens"] = min(body["max_tokens"] + budget, most)
+    notes.append(f"max_tokens was raised to {body['max_tokens']}: this vendor counts thinking among them")
 
 
 def probe(target: Target) -> HttpCall:
@@ -165,6 +179,8 @@ def _thinking(request: Request, target: Target, history: History, notes: list[st
         why = "a tool is forced"
     elif any(turn.calls and not _is_signed(turn.parts[0]) for turn in history.turns[history.loop_start :]):
         why = "the running tool loop began without it"
+    elif history.turns[-1].role == "assistant":
+        why = "an answer was begun without it"
     if why:
         notes.append(f"thinking was left out: {why}")
         return None
@@ -181,8 +197,8 @@ def _budget(request: Request, target: Target, notes: list[str]) -> int | None:
     wanted = request.thinking_budget
     if wanted is None and request.effort is not None and not EFFORT.match(target.model):
         wanted = EFFORT_TOKENS[request.effort]
-    if wanted and UNTHINKING.match(target.model):
-        notes.append("effort and thinking_budget were left out: this model does not think")
+    if UNTHINKING.match(target.model):
+        notes += ["effort and thinking_budget were left out: this model does not think"] if wanted else []
         return None
     return wanted if wanted is not None else count(target.options.get("thinking_budget"))
 
@@ -252,20 +268,29 @@ def _choice(choice: str | None) -> dict[str, Any] | None:
             return {"type": "tool", "name": name}
 
 
-def _unpadded(history: History) -> History:
-    """A prefill (an answer of the model's that it is to continue) must not end in white space."""
+def _last_word(history: History, target: Target) -> tuple[History, list[str]]:
+    """A prefill (an answer of the model's that it is to continue) must not end in white space, and newer models take
+    none: they are asked to go on."""
     last = history.turns[-1]
+    if last.role != "assistant":
+        return history, []
+    if NO_PREFILL.match(target.model):
+        turns = (*history.turns, Turn("user", (Text(OPENING),)))
+        note = "an answer that was begun is followed by a word of the user: this model takes no other last word"
+        return attrs.evolve(history, turns=turns, loop_start=len(turns)), [note]
     said = _led_on(last.parts)
-    if last.role != "assistant" or not isinstance(text := said[-1], Text):
-        return history
+    if not isinstance(text := said[-1], Text):
+        return history, []
     turn = Turn("assistant", (*said[:-1], Text(text.text.rstrip()), *last.parts[len(said) :]))
-    return attrs.evolve(history, turns=(*history.turns[:-1], turn))
+    return attrs.evolve(history, turns=(*history.turns[:-1], turn)), []
 
 
 def _write(turn: Turn, before: TurnRole | None, running: bool) -> tuple[bytes, list[str]]:  # noqa: ARG001
     """Results and what the user says next are one message, results first."""
     blocks = [block for part in _led_on(turn.parts) if (block := _block(part)) is not None]
     notes = ["thinking without a signature was left out"] if len(blocks) < len(turn.parts) else []
+    if any(isinstance(part, Image) and not _is_taken(part) for part in turn.parts):
+        notes.append("an image at an http:// address was left out: this vendor fetches from https:// alone")
     notes += details_lost(turn.parts)
     return in_role(ROLES[turn.role], before and ROLES[before], "content", blocks), notes
 
@@ -289,12 +314,19 @@ def _block(part: Part) -> dict[str, Any] | None:
         case ToolResult():
             block = {"type": "tool_result", "tool_use_id": part.call_id, "content": part.content}
             return {**block, "is_error": True} if part.is_error else block
+        case Image() if not _is_taken(part):
+            return {"type": "text", "text": NO_IMAGE}
         case Image():
             if part.data:
                 source = {"type": "base64", "media_type": media_type(part), "data": base64_of(part)}
             else:
                 source = {"type": "url", "url": part.url or ""}
             return {"type": "image", "source": source}
+
+
+def _is_taken(image: Image) -> bool:
+    """https://platform.claude.com/docs/en/build-with-claude/vision: by its bytes, or by an address of HTTPS."""
+    return bool(image.data) or (image.url or "")[:5].lower() != "http:"
 
 
 def _thinking_block(part: Thinking) -> dict[str, Any] | None:

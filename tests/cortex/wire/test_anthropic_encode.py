@@ -129,6 +129,32 @@ def test_a_conversation_that_was_trimmed_begins_with_a_user_and_a_prefill_ends_i
     assert body_of(WIRE.encode(Request((Message("assistant", led_to_nothing),)), TARGET))["messages"] == sent
 
 
+@pytest.mark.parametrize(("model", "begins"), [("claude-sonnet-4-5", True), ("claude-opus-4-6", False)])
+def test_an_answer_is_begun_for_models_that_go_on_with_it_and_without_thinking(model: str, begins: bool) -> None:
+    target = Target("anthropic", TARGET.base_url, model, options={"thinking_budget": 2_000})
+    call = WIRE.encode(Request((*HELLO, Message("assistant", (Text("So: "),)))), target)
+    sent = body_of(call)
+    assert sent["messages"][-1]["role"] == ("assistant" if begins else "user")
+    assert ("thinking" in sent) is not begins
+    assert len(call.notes) == 1
+
+
+def test_a_budget_for_all_models_is_not_for_those_that_do_not_think() -> None:
+    target = Target("anthropic", TARGET.base_url, "claude-3-haiku-20240307", options={"thinking_budget": 2_000})
+    call = WIRE.encode(Request(HELLO), target)
+    assert "thinking" not in body_of(call)
+    assert call.notes == ()
+
+
+def test_an_image_at_an_address_that_is_not_secured_is_told_in_words() -> None:
+    images = (Image(url="http://x/y.png"), Image(url="HTTPS://x/y.png"))
+    call = WIRE.encode(Request((Message("user", images),)), TARGET)
+    first, second = body_of(call)["messages"][0]["content"]
+    assert first == {"type": "text", "text": "(An image that cannot be shown.)"}
+    assert second["source"] == {"type": "url", "url": "HTTPS://x/y.png"}
+    assert call.notes == ("an image at an http:// address was left out: this vendor fetches from https:// alone",)
+
+
 def test_tools_and_their_choice() -> None:
     def choice(word: str | None) -> Any:
         return body_of(WIRE.encode(Request(HELLO, tools=(SPEC,), tool_choice=word), TARGET)).get("tool_choice")

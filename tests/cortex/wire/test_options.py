@@ -209,8 +209,23 @@ ROWS: dict[tuple[str, str], list[Row]] = {
         (
             "claude-sonnet-4-5",
             {"thinking_budget": 40_000},
-            {"thinking": {"type": "enabled", "budget_tokens": 40_000}, "max_tokens": 72_000},
+            {"thinking": {"type": "enabled", "budget_tokens": 40_000}, "max_tokens": 64_000},
             (),
+        ),
+        (
+            "claude-opus-4-1",
+            {"effort": "high", "max_tokens": 20_000},
+            {"thinking": {"type": "enabled", "budget_tokens": 24_576}, "max_tokens": 32_000},
+            ("max_tokens was raised to 32000: this vendor counts thinking among them",),
+        ),
+        (
+            "claude-opus-4-1",
+            {"thinking_budget": 50_000, "max_tokens": 20_000},
+            {"thinking": {"type": "enabled", "budget_tokens": 30_976}, "max_tokens": 32_000},
+            (
+                "thinking_budget 50000 was told as 30976: this model can write 32000 in all",
+                "max_tokens was raised to 32000: this vendor counts thinking among them",
+            ),
         ),
         (
             "claude-sonnet-4-5",
