@@ -50,6 +50,9 @@ class Exchanged:
     first_token: float | None = None
 
 
+_VAGUE = ("", "text/plain", "application/octet-stream")
+
+
 @lru_cache(maxsize=256)
 def _address(url: str) -> tuple[httpx.URL, tuple[str, str]]:
     """The address, and the header that names its host. Parsing takes longer than all our choosing, and a provider has a
@@ -267,4 +270,6 @@ async def _close(response: httpx.Response) -> None:
 
 
 def _is_stream(response: httpx.Response, wire: Wire) -> bool:
-    return response.status_code == 200 and wire.stream_type in response.headers.get("content-type", "")
+    """Whether it is read as a stream: also under a type that says nothing. What it is then, its first byte tells."""
+    said = response.headers.get("content-type", "").lower()
+    return response.status_code == 200 and (wire.stream_type in said or said.partition(";")[0].strip() in _VAGUE)

@@ -2,8 +2,8 @@
 
 The terminal event is a chunk with a finish reason (its usage comes with it; there is no other mark), or one that blocks
 the prompt. Without `alt=sse` a stream is one JSON array, which is read too. Before Gemini 3 calls have no ids: results
-are paired with them by order and name. A thought signature stands on the part it belongs to and goes back on that very
-part.
+are paired with them by order and name. A thought signature goes back on the call it came with, that of a text behind
+it, on an empty part of its own.
 """
 
 from __future__ import annotations

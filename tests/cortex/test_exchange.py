@@ -368,3 +368,33 @@ async def test_an_address_that_leads_nowhere_is_told(serve: Any) -> None:
     assert isinstance(failure, Failure)
     assert failure.kind is Kind.ROUTE_GONE
     assert failure.message == "No route. (asked for /v1/chat/completions)"
+
+
+@pytest.mark.parametrize(
+    "kind", ["", "content-type: text/plain; charset=utf-8\r\n", "content-type: application/octet-stream\r\n"]
+)
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (
+            'data: {"choices":[{"index":0,"delta":{"content":"fine"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n',
+            "fine",
+        ),
+        ('{"choices":[{"index":0,"message":{"content":"fine"},"finish_reason":"stop"}]}', "fine"),
+        ('data: {"choices":[{"index":0,"delta":{"content":"fi"}}]}\n\n', Kind.CUT),
+        ("<html>Log in</html>", Kind.NOT_API),
+    ],
+)
+async def test_a_stream_is_known_by_what_it_says_where_its_type_says_nothing(
+    kind: str, body: str, expected: str, serve: Any
+) -> None:
+    async def answer(stream: trio.SocketStream) -> None:
+        await stream.receive_some(65536)
+        await stream.send_all(f"HTTP/1.1 200 OK\r\n{kind}content-length: {len(body)}\r\n\r\n{body}".encode())
+        await stream.aclose()
+
+    async def emit(_: Any) -> None:
+        await trio.lowlevel.checkpoint()
+
+    result = await once(await serve(answer), emit=emit)
+    assert (result.text if isinstance(result, Answer) else result.kind) == expected
