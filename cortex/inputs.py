@@ -27,7 +27,9 @@ _ROLES: Final[Mapping[str, Role]] = {
 _KEYS: Final[Mapping[Role, frozenset[str]]] = {
     "system": frozenset({"role", "content"}),
     "user": frozenset({"role", "content"}),
-    "assistant": frozenset({"role", "content", "tool_calls", "refusal"}),
+    "assistant": frozenset(
+        {"role", "content", "tool_calls", "refusal", "reasoning_content", "reasoning", "annotations"}
+    ),
     "tool": frozenset({"role", "content", "name", "tool_call_id"}),
 }
 _PARTS: Final[Mapping[Role, tuple[type[Part], ...]]] = {
@@ -125,13 +127,21 @@ def _from_dict(field: str, item: Mapping[Any, Any]) -> Message:
     _known_keys(field, fields, _KEYS[role])
     if role == "tool":
         return Message(role, (_tool_result(field, fields),))
-    parts = _content(f"{field}.content", fields.get("content"), role)
+    parts = _thought(field, fields) if role == "assistant" else ()
+    parts += _content(f"{field}.content", fields.get("content"), role)
     if role == "assistant":
         parts += _content(f"{field}.refusal", fields.get("refusal"), role)  # it said no, but it said it
         parts += _tool_calls(f"{field}.tool_calls", fields.get("tool_calls"))
     if not parts and role == "user":
         raise ConfigError(f"{field}.content: is empty; leave the message out")
     return Message(role, parts or (Text(""),))
+
+
+def _thought(field: str, fields: Mapping[str, Any]) -> tuple[Part, ...]:
+    """What a compatible server told of its thinking, under either name. An answer's `annotations`, its sources, are
+    passed over: they are a server's word to us, and no vendor takes them back."""
+    name = next((name for name in ("reasoning_content", "reasoning") if fields.get(name)), None)
+    return (Thinking(checks.any_text(f"{field}.{name}", fields[name])),) if name else ()
 
 
 def _known_keys(field: str, fields: Mapping[str, Any], known: Collection[str]) -> None:

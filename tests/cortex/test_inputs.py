@@ -96,9 +96,16 @@ def test_how_closely_to_look_at_an_image() -> None:
 
 
 def test_what_an_sdk_leaves_empty_in_a_message_is_no_matter() -> None:
-    dumped = {"role": "assistant", "content": None, "refusal": "I can't.", "annotations": [], "audio": None}
+    dumped = {"role": "assistant", "content": None, "refusal": "I can't.", "tool_calls": [], "audio": None}
     _, messages = inputs.conversation(["x", dumped, "why?"])
     assert messages[1] == Message("assistant", (Text("I can't."),))
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_an_answer_as_a_compatible_server_gives_it(name: str) -> None:
+    given = {"role": "assistant", "content": "Yes.", name: "Hm.", "annotations": [{"type": "url_citation"}]}
+    _, messages = inputs.conversation(["x", given, "why?"])
+    assert messages[1] == Message("assistant", (Thinking("Hm."), Text("Yes.")))
 
 
 def test_the_texts_of_a_tools_result_stay_apart() -> None:
@@ -156,6 +163,10 @@ WRONG = [
     ([{"role": "user"}], r"^messages\[0\]\.content: is empty"),
     ([{"role": "user", "content": 5}], r"^messages\[0\]\.content: .*not int"),
     ([{"role": "user", "content": "x", "contnet": "y"}], r'unknown key \'contnet\'; did you mean "content"'),
+    (
+        ["a", {"role": "assistant", "content": "x", "reasoning": 5}],
+        r"^messages\[1\]\.reasoning: must be a text, not int",
+    ),
     ([{"role": "user", "content": "x", "name": "Bob"}], r"^messages\[0\]\.name: only some vendors"),
     ([{"role": "user", "content": "x", "cache_control": {"type": "ephemeral"}}], r"^messages\[0\]\.cache_control: "),
     (
