@@ -44,7 +44,7 @@ from cortex.wire.openai_common import (
     system_of,
     with_output,
 )
-from cortex.wire.openai_rows import Row, row_of
+from cortex.wire.openai_rows import UNTHOUGHT, Row, row_of
 from cortex.wire.stream import Fold, StreamDecoder, decode_with
 from cortex.wire.values import (
     arguments_of,
@@ -84,7 +84,8 @@ def encode(request: Request, target: Target) -> HttpCall:
     row = row_of(target)
     request = with_output(request, target, row)
     history = tidy(request, target, row.call_id)
-    messages, left_out = history.write(("openai_chat", row.thinking_field), partial(_write, row.thinking_field))
+    thinking = row.thinking_field if row.thinks_aloud(target.model, request) else None
+    messages, left_out = history.write(("openai_chat", thinking), partial(_write, thinking))
     notes = [*history.notes, *left_out]
     system = system_of(request, history, target, row)
     body: dict[str, Any] = {"model": target.model, "messages": _messages(system, messages)}
@@ -144,10 +145,10 @@ def _messages(system: str, messages: list[bytes]) -> Json:
     return Json([b"[", first, b"," if first and messages else b"", *messages, b"]"])
 
 
-def _write(thinking_field: str | None, turn: Turn, before: TurnRole | None, running: bool) -> tuple[bytes, list[str]]:
+def _write(thinking: str | None, turn: Turn, before: TurnRole | None, _running: bool) -> tuple[bytes, list[str]]:
     notes: list[str] = []
     if turn.role == "assistant":
-        messages = [_assistant(turn, thinking_field if running else None, notes)]
+        messages = [_assistant(turn, thinking, notes)]
     elif turn.role == "user":
         messages = [{"role": "user", "content": _user_content(turn.parts)}]
     else:
@@ -168,12 +169,12 @@ def _user_content(parts: tuple[Part, ...]) -> str | list[dict[str, Any]]:
     return content
 
 
-def _assistant(turn: Turn, thinking_field: str | None, notes: list[str]) -> dict[str, Any]:
+def _assistant(turn: Turn, thinking: str | None, notes: list[str]) -> dict[str, Any]:
     texts = [part.text for part in turn.parts if isinstance(part, Text)]
     message: dict[str, Any] = {"role": "assistant", "content": "\n\n".join(texts) or None}
     thoughts = [part.text for part in turn.parts if isinstance(part, Thinking)]
-    if thoughts and thinking_field and turn.calls:
-        message[thinking_field] = "\n\n".join(thoughts)
+    if thinking:
+        message[thinking] = "\n\n".join(thoughts) or UNTHOUGHT
     elif thoughts:
         notes.append("thinking of earlier answers was left out: this dialect takes none back")
     if turn.calls:

@@ -105,7 +105,7 @@ def probe(target: Target) -> HttpCall:
 
 def with_output(request: Request, target: Target, row: Row) -> Request:
     """The request, its output schema as a tool where the model knows no schema but can be made to call."""
-    if row.takes_schema(target.model, request) or not row.can_force(target.model, request):
+    if row.takes_schema(target.model, request) or row.thinks_aloud(target.model, request):
         return request
     return by_tool(request)
 
@@ -128,7 +128,7 @@ def named_schema(output: OutputSchema, row: Row) -> dict[str, Any]:
 
 def choice_of(request: Request, target: Target, row: Row, notes: list[str]) -> str | None:
     """The request's choice among its tools, as far as the model can be told it."""
-    if request.tool_choice in (None, "none") or row.can_force(target.model, request):
+    if request.tool_choice in (None, "none") or not row.thinks_aloud(target.model, request):
         return request.tool_choice
     notes.append("tool_choice was left out: this model thinks, and cannot be made to call a tool")
     return None

@@ -48,7 +48,7 @@ from cortex.wire.openai_common import (
     system_of,
     with_output,
 )
-from cortex.wire.openai_rows import row_of
+from cortex.wire.openai_rows import UNTHOUGHT, row_of
 from cortex.wire.stream import Fold, StreamDecoder, decode_with
 from cortex.wire.values import arguments_text, as_dict, as_list, as_text, count, dumps, loads
 
@@ -68,8 +68,8 @@ def encode(request: Request, target: Target) -> HttpCall:
     row = row_of(target)
     request = with_output(request, target, row)
     history = tidy(request, target, row.call_id)
-    thinks_aloud = row.thinking_field is not None
-    items, left_out = history.write(("openai_responses", thinks_aloud), partial(_write, thinks_aloud))
+    aloud = row.thinks_aloud(target.model, request)
+    items, left_out = history.write(("openai_responses", aloud), partial(_write, aloud))
     notes = [*history.notes, *left_out]
     body: dict[str, Any] = {"model": target.model, "store": False}
     if row.encrypts_reasoning(target.model):
@@ -109,12 +109,12 @@ def _choice(choice: str) -> str | dict[str, Any]:
     return choice if choice in ("none", "required") else {"type": "function", "name": choice}
 
 
-def _write(thinks_aloud: bool, turn: Turn, before: TurnRole | None, running: bool) -> tuple[bytes, list[str]]:
+def _write(aloud: bool, turn: Turn, before: TurnRole | None, _running: bool) -> tuple[bytes, list[str]]:
     notes: list[str] = []
     if turn.role == "user":
         items = [{"type": "message", "role": "user", "content": _user_content(turn.parts)}]
     elif turn.role == "assistant":
-        items = _answered(turn, thinks_aloud and running, notes)
+        items = _answered(turn, aloud, notes)
     else:
         items = [_result(part) for part in turn.parts if isinstance(part, ToolResult)]
     return (b"," if before else b"") + dumps(items)[1:-1], notes
@@ -133,20 +133,20 @@ def _user_content(parts: tuple[Part, ...]) -> str | list[dict[str, Any]]:
     return content
 
 
-def _answered(turn: Turn, takes_text: bool, notes: list[str]) -> list[dict[str, Any]]:
+def _answered(turn: Turn, aloud: bool, notes: list[str]) -> list[dict[str, Any]]:
     """An assistant's turn. Only calls are told by an id: no other item is stored.
 
     Encrypted reasoning stands before what it led to; with nothing behind it, it is refused. All else stands before the
-    calls: DeepSeek takes nothing between a call and its output.
+    calls: DeepSeek takes nothing between a call and its output, and wants what was thought aloud before them.
     """
-    said: list[dict[str, Any]] = []
+    said: list[dict[str, Any]] = [_aloud(turn)] if aloud else []
     called: list[dict[str, Any]] = []
     held: list[dict[str, Any]] = []
     for part in turn.parts:
         if isinstance(part, Thinking):
-            if item := _reasoning(part, takes_text):
-                (held if "encrypted_content" in item else said).append(item)
-            else:
+            item = _encrypted(part)
+            held += [item] if item else []
+            if not item and not aloud:
                 notes.append("thinking was left out: this dialect takes back only what it gave encrypted")
         elif isinstance(part, Text):
             said += [*held, {"type": "message", "role": "assistant", "content": part.text}]
@@ -166,17 +166,19 @@ def _result(result: ToolResult) -> dict[str, Any]:
     return {"type": "function_call_output", "call_id": result.call_id, "output": result_text(result)}
 
 
-def _reasoning(part: Thinking, takes_text: bool) -> dict[str, Any] | None:
-    """The item as it came, if it came encrypted; else its text, where the server wants that."""
+def _encrypted(part: Thinking) -> dict[str, Any] | None:
+    """The item as it came, if it came encrypted."""
     try:
         item = as_dict(loads(part.signature or ""))
     except ValueError:
-        item = {}
-    if item.get("type") == "reasoning":
-        return item
-    if not takes_text or not part.text.strip():
         return None
-    return {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": part.text}]}
+    return item if item.get("type") == "reasoning" else None
+
+
+def _aloud(turn: Turn) -> dict[str, Any]:
+    """What a turn thought in plain words."""
+    text = "\n\n".join(part.text for part in turn.parts if isinstance(part, Thinking)) or UNTHOUGHT
+    return {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": text}]}
 
 
 # ------------------------------------------------------------------------------------------------------------ decode

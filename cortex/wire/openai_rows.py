@@ -50,6 +50,9 @@ def _openai_effort(model: str, effort: Effort) -> str | None:
     return next((word for graded in _OPENAI_EFFORTS if (word := graded(model, effort))), None)
 
 
+UNTHOUGHT = " "  # what an answer thought that another model gave: it may not be missing, and "" counts as missing
+
+
 @attrs.frozen
 class Row:
     """A server. `host`: its name or the end of it.
@@ -57,11 +60,11 @@ class Row:
     `names_reasoning_models`: model names mean what they mean at OpenAI. `encrypts`: gives encrypted reasoning, to be
     brought back, where the model's name tells that it reasons. `stream_usage`: knows `stream_options.include_usage`.
     `json_schema`: the models that know it as a response format, `schema_alone`: neither beside tools nor in a stream.
-    `forced`: the models that can be made to call a tool, and take a temperature: the others think. `thinking_field`:
-    takes the thinking of a running tool loop back in this field. `call_id`: its grammar of call ids. `seed`: what the
-    seed is called, None where there is none. `effort`: a model's word for an effort, None where it takes none.
-    `reasoning`: takes effort and budget in an object of that name. `stops`: how many stop texts at most, `stopless`:
-    the models that take none.
+    `thinks`: the models that think unasked, and aloud: they want all they thought back, in `thinking_field`, cannot be
+    made to call a tool, and take no temperature. `call_id`: its grammar of call ids. `seed`: what the seed is called,
+    None where there is none. `effort`: a model's word for an effort, None where it takes none. `reasoning`: takes
+    effort and budget in an object of that name. `stops`: how many stop texts at most, `stopless`: the models that take
+    none.
     """
 
     host: str
@@ -70,7 +73,7 @@ class Row:
     stream_usage: bool = True
     json_schema: re.Pattern[str] = _ALL
     schema_alone: bool = False
-    forced: re.Pattern[str] = _ALL
+    thinks: re.Pattern[str] = _NONE
     thinking_field: str | None = None
     call_id: Callable[[str], str] = _ANY_ID
     seed: str | None = "seed"
@@ -86,7 +89,7 @@ class Row:
     def fixes_temperature(self, model: str, request: Request) -> bool:
         """Whether this model refuses a temperature, or passes it over."""
         if not self.names_reasoning_models:
-            return not self.can_force(model, request)
+            return self.thinks_aloud(model, request)
         reasons = request.effort is not None and self.effort(model, request.effort) is not None
         return reasons or bool(_FIXED_TEMPERATURE.match(model))
 
@@ -103,10 +106,12 @@ class Row:
         alone = not request.tools and not request.stream
         return bool(self.json_schema.match(model)) and (alone or not self.schema_alone)
 
-    def can_force(self, model: str, request: Request) -> bool:
-        """Whether this model can be made to call a tool: some cannot as long as they think, which `extra` can end."""
-        thinking = as_dict(request.extra.get("thinking")).get("type")
-        return bool(self.forced.match(model)) or thinking == "disabled"
+    def thinks_aloud(self, model: str, request: Request) -> bool:
+        """Whether this model thinks, and shows it, when it is asked this: `extra` can make it, and keep it from it."""
+        if self.thinking_field is None:
+            return False
+        told = as_dict(request.extra.get("thinking")).get("type")
+        return told == "enabled" or (told != "disabled" and bool(self.thinks.match(model)))
 
     def encrypts_reasoning(self, model: str) -> bool:
         """Whether this model can be asked for its reasoning, encrypted."""
@@ -134,6 +139,15 @@ OPENAI = Row(
     stopless=_REASONING,
 )
 AZURE = attrs.evolve(OPENAI, host="azure.com")
+# https://platform.moonshot.ai/docs/guide/use-kimi-k2-thinking-model: what holds at DeepSeek holds here.
+MOONSHOT = Row(
+    "moonshot.ai",
+    thinks=re.compile(r"(?!moonshot|kimi-latest|kimi-k2-(\d{4}|turbo))"),
+    thinking_field="reasoning_content",
+    seed=None,
+    effort=_NO_EFFORT,
+    stops=5,
+)
 ROWS = (
     OPENAI,
     # https://docs.mistral.ai/api: usage comes unasked, and an option it does not know is refused; a call's id has nine
@@ -153,19 +167,19 @@ ROWS = (
         stopless=re.compile("grok-(3-mini|code|[4-9](?!.*non-reasoning))"),
     ),
     # https://api-docs.deepseek.com/guides/json_mode and .../thinking_mode: a model that thinks, as all do by themselves
-    # but deepseek-chat, refuses to be made to call, and passes a temperature over.
+    # but deepseek-chat, refuses to be made to call, passes a temperature over, and answers 400 to a conversation with
+    # tools in which any thought of an earlier answer is missing.
     Row(
         "deepseek.com",
         json_schema=_NONE,
-        forced=re.compile("deepseek-chat"),
+        thinks=re.compile("(?!deepseek-chat)"),
         thinking_field="reasoning_content",
         seed=None,
         effort=_NO_EFFORT,
         stops=16,
     ),
-    # https://platform.moonshot.ai/docs/guide/use-kimi-k2-thinking-model
-    Row("moonshot.ai", thinking_field="reasoning_content", seed=None, effort=_NO_EFFORT, stops=5),
-    Row("moonshot.cn", thinking_field="reasoning_content", seed=None, effort=_NO_EFFORT, stops=5),
+    MOONSHOT,
+    attrs.evolve(MOONSHOT, host="moonshot.cn"),
     # https://console.groq.com/docs/reasoning and .../structured-outputs
     Row(
         "groq.com",

@@ -172,9 +172,16 @@ OF_ROLE = {
 }
 
 
+def thinks_aloud(host: str, body: Body) -> bool:
+    """Who wants each of its thoughts back, for good: DeepSeek (https://api-docs.deepseek.com/guides/thinking_mode), and
+    Moonshot (https://platform.moonshot.ai/docs/guide/use-kimi-k2-thinking-model); an empty one counts as none."""
+    return ("deepseek" in host and body["model"] != "deepseek-chat") or "moonshot" in host
+
+
 def check_openai(body: Body, host: str) -> None:
     id_pattern = "[a-zA-Z0-9]{9}" if "mistral" in host else r".{1,40}" if "openai" in host else r".{1,64}"
     assert "mistral" not in host or "stream_options" not in body
+    thinks = thinks_aloud(host, body)
     waiting: list[str] = []
     seen: set[str] = set()
     before = None
@@ -183,7 +190,8 @@ def check_openai(body: Body, host: str) -> None:
         role = sent["role"]
         assert role in OF_ROLE
         assert set(sent) - {"role"} <= OF_ROLE[role]
-        assert "reasoning_content" not in sent or "deepseek" in host, "thinking comes back to who asks for it"
+        assert thinks or "reasoning_content" not in sent, "thinking comes back to who asks for it"
+        assert role != "assistant" or not thinks or sent.get("reasoning_content"), "it must be passed back"
         assert (role == "system") <= (index == 0)
         if role == "tool":
             assert sent["tool_call_id"] == waiting.pop(0)
@@ -247,6 +255,7 @@ def check_responses(body: Body, host: str) -> None:
     """https://platform.openai.com/docs/api-reference/responses/create"""
     waiting: list[str] = []
     seen: set[str] = set()
+    thought = not thinks_aloud(host, body)
     assert body["store"] is False
     assert set(body.get("include", [])) <= {"reasoning.encrypted_content"}
     assert body.get("instructions", "x").strip()
@@ -255,10 +264,14 @@ def check_responses(body: Body, host: str) -> None:
         kind = item["type"]
         assert kind in ITEMS
         assert set(item) - {"type"} <= ITEMS[kind], "nothing is stored, so that nothing has an id"
+        if kind == "function_call_output" or item.get("role") == "user":
+            thought = not thinks_aloud(host, body)
         if kind == "function_call_output":
             assert item["call_id"] == waiting.pop(0)
             assert item["output"].strip()
             continue
+        thought = thought or kind == "reasoning"
+        assert thought or item.get("role") == "user", "what it thought must be passed back"
         # Only what a model thought between two calls stands between them, and then encrypted, as it was given.
         assert kind == "function_call" or "encrypted_content" in item or not waiting, "a call has no result"
         if kind == "function_call":
@@ -298,7 +311,7 @@ def check_reasoning(item: Body, after: Body | None, host: str) -> None:
     else:
         assert "deepseek" in host, "thinking in plain words comes back to who asks for it"
         assert [part["type"] for part in item["content"]] == ["reasoning_text"]
-        assert item["content"][0]["text"].strip()
+        assert item["content"][0]["text"], "an empty thought counts as none"
     assert after, "reasoning led to nothing"
     assert after["type"] in ("reasoning", "function_call") or after.get("role") == "assistant"
 

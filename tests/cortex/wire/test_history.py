@@ -17,7 +17,7 @@ from cortex.wire import WIRES, history
 from cortex.wire.codec import HttpCall, Target
 
 TARGETS = {
-    "openai_chat": ("https://api.deepseek.com", "m"),  # what it takes back depends on the running loop
+    "openai_chat": ("https://api.deepseek.com", "m"),  # takes its thinking back
     "openai_responses": ("https://api.deepseek.com", "m"),
     "anthropic": ("https://a", "claude-sonnet-4-5"),
     "gemini": ("https://g", "gemini-3-pro"),

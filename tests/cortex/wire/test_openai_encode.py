@@ -261,14 +261,50 @@ def test_thinking_goes_back_only_to_its_issuer_and_only_where_it_is_wanted() -> 
 
     target = Target("d", "https://api.deepseek.com", "deepseek-reasoner")
     assert body_of(WIRE.encode(history(target.issuer), target))["messages"][1]["reasoning_content"] == "deep"
-    asked_again = Request((*history(target.issuer).messages, Message("assistant", (Text("1"),)), *HELLO))
-    assert b"reasoning_content" not in WIRE.encode(asked_again, target).body
     foreign = WIRE.encode(history(Issuer("other", "deepseek-reasoner")), target)
     assert b"deep" not in foreign.body.replace(b"deepseek", b"")
     assert foreign.notes == ("thinking of another issuer was left out",)
     elsewhere = WIRE.encode(history(TARGET.issuer), TARGET)
     assert b"deep" not in elsewhere.body
     assert len(elsewhere.notes) == 1
+
+
+THINKERS = [
+    ("https://api.deepseek.com", "deepseek-reasoner", {}, True),
+    ("https://api.deepseek.com", "deepseek-v4-pro", {}, True),
+    ("https://api.deepseek.com", "deepseek-v4-pro", {"thinking": {"type": "disabled"}}, False),
+    ("https://api.deepseek.com", "deepseek-chat", {}, False),
+    ("https://api.deepseek.com", "deepseek-chat", {"thinking": {"type": "enabled"}}, True),
+    ("https://api.moonshot.ai/v1", "kimi-k2-thinking", {}, True),
+    ("https://api.moonshot.cn/v1", "kimi-k2.6", {}, True),
+    ("https://api.moonshot.cn/v1", "kimi-k2.6", {"thinking": {"type": "disabled"}}, False),
+    ("https://api.moonshot.ai/v1", "kimi-k2-0905-preview", {}, False),
+    ("https://api.moonshot.ai/v1", "kimi-k2-turbo-preview", {}, False),
+    ("https://api.moonshot.ai/v1", "moonshot-v1-8k", {}, False),
+    ("https://api.openai.com/v1", "gpt-5", {"thinking": {"type": "enabled"}}, False),
+]
+
+
+@pytest.mark.parametrize(("base_url", "model", "extra", "thinks"), THINKERS)
+def test_whoever_thinks_aloud_gets_every_thought_back_in_all_later_turns(
+    base_url: str, model: str, extra: dict[str, Any], thinks: bool
+) -> None:
+    """Also for what another model said: that the field is there is asked, and an empty one counts as none."""
+    me, ran = Issuer("p", model), Message("tool", (ToolResult("c1", "f", "1"),))
+    history = (
+        *HELLO,
+        Message("assistant", (Thinking("deep", issuer=me), ToolCall("c1", "f", {}))),
+        ran,
+        Message("assistant", (Thinking("so", issuer=me), Text("One."))),
+        *HELLO,
+        Message("assistant", (Thinking("sealed", "sig", Issuer("q", "o3")), ToolCall("c1", "f", {}))),
+        ran,
+        Message("assistant", (Text("Two."),)),
+        *HELLO,
+    )
+    call = WIRE.encode(Request(history, extra=extra), Target("p", base_url, model))
+    told = [m.get("reasoning_content") for m in body_of(call)["messages"] if m["role"] == "assistant"]
+    assert told == (["deep", "so", " ", " "] if thinks else [None] * 4)
 
 
 def test_tools_and_their_choice() -> None:

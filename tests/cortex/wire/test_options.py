@@ -16,6 +16,7 @@ HELLO = (Message("user", (Text("hello"),)),)
 TOOL = (ToolSpec("f", "d", {"type": "object", "properties": {}}),)
 OPENAI, MISTRAL, DEEPSEEK = "https://api.openai.com/v1", "https://api.mistral.ai/v1", "https://api.deepseek.com"
 XAI, GROQ, ROUTER = "https://api.x.ai/v1", "https://api.groq.com/openai/v1", "https://openrouter.ai/api/v1"
+MOONSHOT = "https://api.moonshot.ai/v1"
 LOCAL, CLAUDE, GOOGLE = "http://box:8000/v1", "https://api.anthropic.com", "https://generativelanguage.googleapis.com"
 OLLAMA = "http://box:11434"
 
@@ -121,6 +122,16 @@ ROWS: dict[tuple[str, str], list[Row]] = {
             "deepseek-v4-pro",
             {"temperature": 0.5, "tools": TOOL, "tool_choice": "f", "extra": {"thinking": {"type": "disabled"}}},
             {"temperature": 0.5, "tool_choice": {"type": "function", "function": {"name": "f"}}},
+            (),
+        ),
+    ],
+    ("openai_chat", MOONSHOT): [
+        ("kimi-k2.6", {"tools": TOOL, "tool_choice": "required"}, {"tool_choice": ...}, (UNFORCED,)),
+        ("kimi-k2.6", {"temperature": 0.5}, {"temperature": ...}, (OWN_HEAT,)),
+        (
+            "kimi-k2-0905-preview",
+            {"temperature": 0.5, "tools": TOOL, "tool_choice": "required"},
+            {"temperature": 0.5, "tool_choice": "required"},
             (),
         ),
     ],

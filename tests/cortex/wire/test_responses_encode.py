@@ -277,11 +277,6 @@ def test_reasoning_that_nothing_follows_is_left_out() -> None:
     call = WIRE.encode(Request(history), Target("openai", "https://api.openai.com/v1", "gpt-5"))
     assert [item.get("id") for item in body_of(call)["input"]] == [None, "rs_1", None]
     assert call.notes == ("thinking at an answer's end was left out: it led to nothing",)
-    deepseek = Target("deepseek", "https://api.deepseek.com", "m")
-    history = (Message("assistant", (Text("So."), Thinking("Hm.", None, deepseek.issuer))),)
-    call = WIRE.encode(Request(history), deepseek)
-    assert [item["type"] for item in body_of(call)["input"]] == ["message"]
-    assert call.notes == ("thinking at an answer's end was left out: it led to nothing",)
 
 
 def test_nothing_stands_between_calls_and_their_outputs() -> None:
@@ -293,12 +288,25 @@ def test_nothing_stands_between_calls_and_their_outputs() -> None:
     ]  # fmt: skip
 
 
-def test_deepseek_takes_its_thinking_back_in_the_clear_while_a_tool_loop_runs() -> None:
+def test_deepseek_takes_its_thinking_back_in_the_clear_in_all_later_turns() -> None:
+    """Also for what another model said, or what was thought after all was said: that it is there is asked."""
     me = Issuer("openai", "deepseek-v4")
-    loop = (Message("assistant", (Thinking("Hm.", None, me), CALL)), RESULT)
-    where = {"base_url": "https://api.deepseek.com", "model": "deepseek-v4"}
-    sent = input_of(*HELLO, *loop, **where)
-    assert [item["type"] for item in sent] == ["message", "reasoning", "function_call", "function_call_output"]
-    assert sent[1] == {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}]}
-    sent = input_of(*HELLO, *loop, Message("assistant", (Text("Done."),)), *HELLO, **where)
-    assert "reasoning" not in [item["type"] for item in sent]
+    history = (
+        *HELLO,
+        Message("assistant", (Thinking("Hm.", None, me), CALL)),
+        RESULT,
+        Message("assistant", (Text("So."), Thinking("Well.", None, me))),
+        *HELLO,
+        Message("assistant", (Thinking("sealed", "sig", ME), CALL)),
+        RESULT,
+    )
+    sent = input_of(*history, base_url="https://api.deepseek.com", model="deepseek-v4")
+    kinds = ["message", "reasoning", "function_call", "function_call_output", "reasoning", "message"]
+    assert [item["type"] for item in sent] == [*kinds, *kinds[:4]]
+    thoughts = [item for item in sent if item["type"] == "reasoning"]
+    assert [item.pop("content") for item in thoughts] == [
+        [{"type": "reasoning_text", "text": text}] for text in ("Hm.", "Well.", " ")
+    ]
+    assert thoughts == [{"type": "reasoning", "summary": []}] * 3
+    plain = input_of(*history, base_url="https://api.deepseek.com", model="deepseek-chat")
+    assert "reasoning" not in [item["type"] for item in plain]

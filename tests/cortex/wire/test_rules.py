@@ -65,6 +65,7 @@ def conversation(signature: str, issuer: Issuer) -> tuple[Message, ...]:
 SERVERS = (
     ("openai_chat", "https://api.openai.com/v1", "m", ""),
     ("openai_chat", "https://api.mistral.ai/v1", "m", ""),
+    ("openai_chat", "https://api.deepseek.com", "m", ""),
     ("openai_responses", "https://api.openai.com/v1", "m", SEALED),
     ("openai_responses", "https://api.deepseek.com", "m", ""),
     ("anthropic", "https://a", "claude-sonnet-4-5", "sig"),
