@@ -11,6 +11,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import attrs
+
 from cortex.messages import (
     Answer,
     Failure,
@@ -28,7 +30,7 @@ from cortex.messages import (
     Usage,
 )
 from cortex.wire.codec import HttpCall, HttpReply, Json, Target, Wire, post
-from cortex.wire.draft import OpenCall, newest
+from cortex.wire.draft import OpenCall, Run, newest
 from cortex.wire.history import Turn, TurnRole, result_text, tidy
 from cortex.wire.openai_common import (
     RULES,
@@ -55,6 +57,7 @@ from cortex.wire.values import (
     count,
     dumps,
     loads,
+    weight,
 )
 
 FINISH = {
@@ -173,13 +176,24 @@ def _assistant(turn: Turn, thinking: str | None, notes: list[str]) -> dict[str, 
     texts = [part.text for part in turn.parts if isinstance(part, Text)]
     message: dict[str, Any] = {"role": "assistant", "content": "\n\n".join(texts) or None}
     thoughts = [part.text for part in turn.parts if isinstance(part, Thinking)]
+    details = [detail for part in turn.parts if isinstance(part, Thinking) for detail in _details(part)]
     if thinking:
         message[thinking] = "\n\n".join(thoughts) or UNTHOUGHT
-    elif thoughts:
+    if details:
+        message["reasoning_details"] = details
+    elif thoughts and not thinking:
         notes.append("thinking of earlier answers was left out: this dialect takes none back")
     if turn.calls:
         message["tool_calls"] = [_call(call, notes) for call in turn.calls]
     return message
+
+
+def _details(part: Thinking) -> list[Any]:
+    """The details of its reasoning that a server gave, as they came."""
+    try:
+        return as_list(loads(part.signature or ""))
+    except ValueError:
+        return []
 
 
 def _call(call: ToolCall, notes: list[str]) -> dict[str, Any]:
@@ -208,6 +222,23 @@ def _result(result: ToolResult) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------ decode
 
 
+_DETAIL, _PIECE = 512, 64  # bytes of memory that a detail of reasoning takes, and a piece of one, beside what it says
+_SPOKEN = ("text", "summary")  # what of a detail comes in pieces
+
+
+@attrs.define(eq=False)
+class Detail:
+    """One of `reasoning_details` in the making: its members, and the pieces of what it says."""
+
+    members: dict[str, Any]
+    pieces: dict[str, list[str]] = attrs.field(factory=dict)
+
+    @property
+    def whole(self) -> dict[str, Any]:
+        """The detail as it has to come back."""
+        return self.members | {name: "".join(pieces) for name, pieces in self.pieces.items()}
+
+
 class OpenAIFold(Fold):
     """Folds deltas; a whole message is one delta that says everything."""
 
@@ -219,6 +250,9 @@ class OpenAIFold(Fold):
         self._refused = False
         self._calls: dict[int, OpenCall] = {}  # by the index the server gives; the one that gets fragments now
         self._last: OpenCall | None = None
+        self._details: list[Detail] = []
+        self._open: dict[tuple[str, int | None], Detail] = {}  # those of which more may come
+        self._thought: Run | None = None  # the thinking that they seal
 
     def chunk(self, name: str, payload: dict[str, Any]) -> list[StreamEvent]:
         if payload.get("error") or name == "error" or payload.get("object") == "error":
@@ -228,7 +262,10 @@ class OpenAIFold(Fold):
         choices = as_list(payload.get("choices"))
         for choice in map(as_dict, choices):
             if not choice.get("index"):  # the first choice alone is ours
-                events += self._choice(choice, as_dict(choice.get("delta")))
+                delta = as_dict(choice.get("delta"))
+                for detail in as_list(delta.get("reasoning_details")):
+                    events += self._reason(as_dict(detail))
+                events += self._choice(choice, delta)
         if self._raw in BROKEN_FINISH:
             return events + self.broken(BROKEN_FINISH[self._raw], f"the answer ended with {self._raw!r}")
         if self._raw and not choices and payload.get("usage"):
@@ -243,7 +280,10 @@ class OpenAIFold(Fold):
             return self.error(payload) if known else self.broken(Kind.PROTOCOL, "the reply has no choices")
         self._head(reply)
         choice = next((choice for choice in choices if not choice.get("index")), choices[0])
-        events = self._choice(choice, as_dict(choice.get("message")))
+        message = as_dict(choice.get("message"))
+        for detail in filter(None, map(as_dict, as_list(message.get("reasoning_details")))):
+            self._detail().members = detail
+        events = self._choice(choice, message)
         if self._raw in BROKEN_FINISH:
             return self.error(reply) if reply.get("error") else self.broken(BROKEN_FINISH[self._raw], self._raw)
         return events + self._end()
@@ -265,6 +305,11 @@ class OpenAIFold(Fold):
         elif self._raw is None and self.draft.calls:
             finish = Finish.TOOL_CALLS
         return self.ended(finish, self._raw)
+
+    def ended(self, finish: Finish, raw: str | None) -> list[StreamEvent]:
+        if self._details:
+            self.draft.sign(dumps([detail.whole for detail in self._details]).decode(), self._thought)
+        return super().ended(finish, raw)
 
     def _head(self, payload: dict[str, Any]) -> None:
         self.draft.model = as_text(payload.get("model")) or self.draft.model
@@ -296,6 +341,36 @@ class OpenAIFold(Fold):
     def _thinking(self, delta: dict[str, Any]) -> list[StreamEvent]:
         """DeepSeek's, vLLM's and llama.cpp's word for it, or that of Ollama, Groq and OpenRouter; some say both."""
         return self.draft.thinking(as_text(delta.get("reasoning_content")) or as_text(delta.get("reasoning")))
+
+    def _detail(self) -> Detail:
+        """One more of OpenRouter's `reasoning_details`.
+
+        They have to come back unchanged and in order: models go on from them in a tool loop, and Gemini 3 insists.
+        https://openrouter.ai/docs/guides/best-practices/reasoning-tokens
+        """
+        self.draft.grow(_DETAIL)
+        self._thought = self._thought or self.draft.begin_thinking()
+        self._details.append(Detail({}))
+        return self._details[-1]
+
+    def _reason(self, fragment: dict[str, Any]) -> list[StreamEvent]:
+        """A piece of a detail. Its type and its number tell of which; what is encrypted comes whole."""
+        if not fragment:
+            return []
+        place = (as_text(fragment.get("type")), count(fragment.get("index")))
+        detail = None if "data" in fragment else self._open.get(place)
+        if detail is None:
+            detail = self._detail()
+            if "data" not in fragment:
+                self._open[place] = detail
+        for name, value in fragment.items():
+            if name in _SPOKEN and isinstance(value, str):
+                self.draft.grow(_PIECE + 4 * len(value))
+                detail.pieces.setdefault(name, []).append(value)
+            elif name not in detail.members or value not in (None, detail.members[name]):
+                self.draft.grow(weight(dumps(value)))
+                detail.members[name] = value
+        return [Progress()]
 
     def _content(self, content: Any) -> list[StreamEvent]:
         """A string, or (Mistral) a list of parts in which thinking has parts of its own."""

@@ -31,7 +31,8 @@ ids = st.sampled_from(["", "0", "1", "call_1", "toolu_x", "call.with:odd/chars",
 names = st.sampled_from(["f", "get weather", "a.b", "9lives", "", "x" * 80])
 issuers = st.sampled_from([OWN, FOREIGN, None])
 SEALED = '{"type":"reasoning","id":"rs_1","encrypted_content":"sealed","summary":[]}'
-signatures = st.sampled_from([None, "sig", SEALED])
+DETAILS = '[{"type":"reasoning.encrypted","data":"sealed","index":0}]'
+signatures = st.sampled_from([None, "sig", SEALED, DETAILS])
 nan = float("nan")
 arguments = st.sampled_from(
     [({}, ""), ({"a": 1}, '{"a": 1}'), (True, "true"), (None, '{"a": '), ({"a": nan}, '{"a": NaN}'), (None, "")]
@@ -115,6 +116,11 @@ def _openai_chat(spoken: Sequence[Spoken]) -> Any:
     message: dict[str, Any] = {
         "content": "".join(one[1] for one in spoken if one[0] == "text") or None,
         "reasoning_content": "".join(one[1] for one in spoken if one[0] == "thinking") or None,
+        "reasoning_details": [
+            {"type": "reasoning.text", "text": one[1], "signature": one[2], "index": place}
+            for place, one in enumerate(spoken)
+            if one[0] == "thinking"
+        ],
     }
     message["tool_calls"] = [
         {
@@ -181,7 +187,7 @@ REPLIES = {
     "ollama": _ollama,
 }
 SEALS = {  # what each dialect seals
-    "openai_chat": {"call"},
+    "openai_chat": {"thinking", "call"},
     "openai_responses": {"thinking"},
     "anthropic": {"thinking"},
     "gemini": {"thinking", "call"},

@@ -167,7 +167,7 @@ def reached(schema: Any, root: Any) -> set[str]:
 OF_ROLE = {
     "system": {"content"},
     "user": {"content"},
-    "assistant": {"content", "tool_calls", "reasoning_content"},
+    "assistant": {"content", "tool_calls", "reasoning_content", "reasoning_details"},
     "tool": {"content", "tool_call_id"},
 }
 
@@ -205,6 +205,8 @@ def check_openai(body: Body, host: str) -> None:
         if role == "assistant":
             assert content is None or content.strip()
             assert content or sent.get("tool_calls")
+            if "reasoning_details" in sent:
+                check_details(sent["reasoning_details"])
             for call in sent.get("tool_calls", []):
                 assert call["type"] == "function"
                 assert re.fullmatch(id_pattern, call["id"])
@@ -228,6 +230,15 @@ def check_openai(body: Body, host: str) -> None:
     wanted = body.get("response_format", {})
     if wanted.get("type") == "json_schema":
         check_output(wanted["json_schema"])
+
+
+def check_details(details: Any) -> None:
+    """https://openrouter.ai/docs/guides/best-practices/reasoning-tokens#preserving-reasoning-blocks"""
+    assert isinstance(details, list)
+    assert details
+    assert all(detail["type"].startswith("reasoning.") for detail in details)
+    told = [(detail["type"], detail["index"]) for detail in details if "data" not in detail]
+    assert len(set(told)) == len(told), "a piece is no block"
 
 
 def check_choice(body: Body, names: list[str], name_of: Callable[[Any], str]) -> None:

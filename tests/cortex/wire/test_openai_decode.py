@@ -16,6 +16,7 @@ from cortex.messages import (
     Message,
     Request,
     Text,
+    Thinking,
     ToolCall,
     ToolResult,
     Usage,
@@ -165,3 +166,40 @@ def test_a_signature_that_comes_with_a_call_goes_back_with_it(reply: Any) -> Non
     elsewhere = WIRE.encode(Request(history), Target("other", "https://h/v1", "gpt-4o"))
     assert b"thought_signature" not in elsewhere.body
     assert elsewhere.notes == ("a tool call's signature of another issuer was left out",)
+
+
+DETAILS = [
+    {"type": "reasoning.text", "text": "First.", "signature": "s1", "format": "anthropic-claude-v1", "index": 0},
+    {"type": "reasoning.encrypted", "data": "e1", "id": "c1", "format": "google-gemini-v1", "index": 0},
+    {"type": "reasoning.encrypted", "data": "e2", "id": None, "format": "google-gemini-v1", "index": 0},
+    {"type": "reasoning.new", "text": None, "index": 1, "a member of tomorrow": {"x": [1]}},
+]
+
+
+@pytest.mark.parametrize("content", [None, "Well."])
+@pytest.mark.parametrize("details", [DETAILS, DETAILS[1:2], DETAILS[3:], [DETAILS[0], DETAILS[0]]])
+def test_reasoning_details_go_back_as_they_came_to_the_one_that_wrote_them(
+    details: list[dict[str, Any]], content: str | None, reply: Any
+) -> None:
+    """Gemini 3 answers 400 without them: https://openrouter.ai/docs/guides/best-practices/reasoning-tokens"""
+    call = {"id": "c1", "function": {"name": "f", "arguments": "{}"}}
+    message = {"content": content, "reasoning": "First.", "reasoning_details": details, "tool_calls": [call]}
+    answer = WIRE.decode(reply({"choices": [{"message": message, "finish_reason": "tool_calls"}]}), TARGET)
+    assert isinstance(answer, Answer)
+    assert answer.thinking == "First."
+    assert isinstance(answer.parts[0], Thinking)
+    history = (*HELLO, Message("assistant", answer.parts), Message("tool", (ToolResult("c1", "f", "1"),)))
+    sent = WIRE.encode(Request(history), TARGET)
+    assert body_of(sent)["messages"][1]["reasoning_details"] == details
+    assert sent.notes == ()
+    elsewhere = WIRE.encode(Request(history), Target("other", "https://h/v1", "gpt-4o"))
+    assert b"reasoning" not in elsewhere.body
+    assert elsewhere.notes == ("thinking of another issuer was left out",)
+
+
+@pytest.mark.parametrize("details", [None, "x", 7, [], [None, 7, "x", [], {}], {"type": "x"}])
+def test_reasoning_details_that_hold_nothing_are_none(details: Any, reply: Any) -> None:
+    message = {"content": "Hi", "reasoning_details": details}
+    answer = WIRE.decode(reply({"choices": [{"message": message, "finish_reason": "stop"}]}), TARGET)
+    assert isinstance(answer, Answer)
+    assert answer.parts == (Text("Hi"),)

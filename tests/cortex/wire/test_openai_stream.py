@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,9 @@ from cortex.messages import (
     Ended,
     Finish,
     Kind,
+    Message,
     Progress,
+    Request,
     Text,
     TextDelta,
     Thinking,
@@ -25,6 +29,7 @@ from cortex.wire.codec import Target
 
 WIRE = WIRES["openai_chat"]
 TARGET = Target("openai", "https://api.openai.com/v1", "gpt-4o", api_key="sk-1")
+DIALECTS = ("openai_compat",)  # of recorded replies
 
 
 def chunk(delta: dict[str, Any] | None = None, finish: str | None = None, **more: Any) -> dict[str, Any]:
@@ -231,3 +236,91 @@ def test_only_the_first_choice_is_ours(read: Any, sse: Any) -> None:
     other = {"choices": [{"index": 1, "delta": {"content": "no"}, "finish_reason": "stop"}]}
     events = read(WIRE, [sse(other, chunk({"content": "yes"}), other, chunk({}, "stop"), done=True)])
     assert events[-1].answer.text == "yes"
+
+
+def detail(**members: Any) -> dict[str, Any]:
+    return {"reasoning_details": [members]}
+
+
+@pytest.mark.parametrize(
+    ("deltas", "details"),
+    [
+        (  # Claude: text in pieces, and its signature by itself
+            [
+                detail(type="reasoning.text", text="Let", format="c1", index=0),
+                detail(type="reasoning.text", text=" me \ud83d", format="c1", index=0, signature=None),
+                detail(type="reasoning.text", text="\ude00", format="c1", index=0, signature=None),
+                detail(type="reasoning.text", signature="s1", format="c1", index=0),
+                detail(type="reasoning.text", text="Then", format="c1", index=1),
+            ],
+            [
+                {"type": "reasoning.text", "text": "Let me \U0001f600", "format": "c1", "index": 0, "signature": "s1"},
+                {"type": "reasoning.text", "text": "Then", "format": "c1", "index": 1},
+            ],
+        ),
+        (  # Gemini: a text, and what is encrypted, one for each call, all of one number
+            [
+                detail(type="reasoning.text", text="Hm", format="g1", index=0),
+                detail(type="reasoning.encrypted", data="e1", id="c1", format="g1", index=0),
+                detail(type="reasoning.encrypted", data="e2", id="c2", format="g1", index=0),
+            ],
+            [
+                {"type": "reasoning.text", "text": "Hm", "format": "g1", "index": 0},
+                {"type": "reasoning.encrypted", "data": "e1", "id": "c1", "format": "g1", "index": 0},
+                {"type": "reasoning.encrypted", "data": "e2", "id": "c2", "format": "g1", "index": 0},
+            ],
+        ),
+        (  # OpenAI: a summary in pieces, in one event
+            [
+                {
+                    "reasoning_details": [
+                        {"type": "reasoning.summary", "summary": "A", "index": 0},
+                        {"type": "reasoning.summary", "summary": "b", "index": 0, "id": "rs_1"},
+                        {"type": "reasoning.encrypted", "data": "e1", "index": 0, "id": "rs_1"},
+                    ]
+                }
+            ],
+            [
+                {"type": "reasoning.summary", "summary": "Ab", "index": 0, "id": "rs_1"},
+                {"type": "reasoning.encrypted", "data": "e1", "index": 0, "id": "rs_1"},
+            ],
+        ),
+    ],
+)
+def test_the_pieces_of_reasoning_details_are_put_together(
+    deltas: list[dict[str, Any]], details: list[dict[str, Any]], read: Any, sse: Any
+) -> None:
+    """https://openrouter.ai/docs/guides/best-practices/reasoning-tokens: by type and number, in their order."""
+    stream = sse(*map(chunk, deltas), chunk(tool(0, "c1", "f", "{}")), chunk({}, "tool_calls"), done=True)
+    events = read(WIRE, [stream], TARGET)
+    thought, call = events[-1].answer.parts
+    assert events[0] == Progress()
+    assert (json.loads(thought.signature), thought.issuer) == (details, TARGET.issuer)
+    assert call.name == "f"
+
+
+def test_reasoning_details_come_back_as_in_a_recorded_tool_loop(recorded: Path, read: Any) -> None:
+    """What OpenRouter streamed, and what its own client answered."""
+    first, second = (
+        json.loads((recorded / "openai_compat" / f"openrouter-sse-{name}.json").read_text())
+        for name in ("tool_call-02", "text-03")
+    )
+    answer = read(WIRE, [first["response"]["body"].encode()], TARGET)[-1].answer
+    asked = second["request"]["body"]
+    asked = json.loads(asked) if isinstance(asked, str) else asked
+    history = (Message("user", (Text("Hello"),)), Message("assistant", answer.parts))
+    sent = json.loads(WIRE.encode(Request(history), TARGET).body)
+    assert sent["messages"][1]["reasoning_details"] == asked["messages"][1]["reasoning_details"]
+
+
+def test_reasoning_details_do_not_grow_without_end(read: Any, sse: Any) -> None:
+    for piece in (
+        detail(type="reasoning.text", text="x" * 10_000, index=0),
+        detail(type="reasoning.encrypted", data="x" * 10_000, index=0),
+        detail(type="reasoning.encrypted", data=["x"] * 1_000, index=0),
+    ):
+        events = read(WIRE, [sse(*[chunk(piece)] * 100)] * 40)
+        assert events[-1].failure.kind is Kind.PROTOCOL
+    long = [chunk({"reasoning": "word ", **detail(type="reasoning.text", text="word ", format="c1", index=0)})] * 100
+    events = read(WIRE, [*[sse(*long)] * 300, sse(chunk({}, "stop"), done=True)])
+    assert isinstance(events[-1], Ended), "as long as any answer may be"

@@ -27,6 +27,12 @@ from cortex.wire import WIRES
 from cortex.wire.codec import Target
 
 SEALED = json.dumps({"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "sealed"})
+DETAILS = json.dumps(
+    [
+        {"type": "reasoning.text", "text": "Hm.", "signature": "s", "format": "anthropic-claude-v1", "index": 0},
+        {"type": "reasoning.encrypted", "data": "sealed", "format": "google-gemini-v1", "index": 0},
+    ]
+)
 SCHEMA = {
     "type": "object",
     "properties": {"a": {"type": "string"}, "b": {"anyOf": [{"type": "string", "enum": ["x"]}, {"$ref": "#/$defs/c"}]}},
@@ -66,6 +72,7 @@ SERVERS = (
     ("openai_chat", "https://api.openai.com/v1", "m", ""),
     ("openai_chat", "https://api.mistral.ai/v1", "m", ""),
     ("openai_chat", "https://api.deepseek.com", "m", ""),
+    ("openai_chat", "https://openrouter.ai/api/v1", "m", DETAILS),
     ("openai_responses", "https://api.openai.com/v1", "m", SEALED),
     ("openai_responses", "https://api.deepseek.com", "m", ""),
     ("anthropic", "https://a", "claude-sonnet-4-5", "sig"),
