@@ -27,6 +27,7 @@ TurnRole: TypeAlias = Literal["user", "assistant", "tool"]
 NO_RESULT = "This call was not run."  # what stands for a result that never came
 NO_OUTPUT = "(no output)"  # and for an empty one
 NO_IMAGE = "(An image that cannot be shown.)"  # and for one that a vendor takes in no such form
+NOD = "OK."  # what an assistant said to a tool's result, where a vendor wants that before a user says more
 OPENING = "(The conversation goes on.)"  # what a user said where nothing was, or where a vendor wants a user first
 
 

@@ -31,7 +31,7 @@ from cortex.messages import (
 )
 from cortex.wire.codec import HttpCall, HttpReply, Json, Target, Wire, post
 from cortex.wire.draft import OpenCall, Run, newest
-from cortex.wire.history import Turn, TurnRole, result_text, tidy
+from cortex.wire.history import NOD, Turn, TurnRole, result_text, tidy
 from cortex.wire.openai_common import (
     RULES,
     address,
@@ -88,7 +88,10 @@ def encode(request: Request, target: Target) -> HttpCall:
     request = with_output(request, target, row)
     history = tidy(request, target, row.call_id)
     thinking = row.thinking_field if row.thinks_aloud(target.model, request) else None
-    messages, left_out = history.write(("openai_chat", thinking), partial(_write, thinking))
+    nods = row.answers_tools
+    messages, left_out = history.write(("openai_chat", thinking, nods), partial(_write, thinking, nods))
+    if nods and history.turns[-1].role == "assistant":
+        messages[-1] = messages[-1].removesuffix(b"}") + b',"prefix":true}'
     notes = [*history.notes, *left_out]
     system = system_of(request, history, target, row)
     body: dict[str, Any] = {"model": target.model, "messages": _messages(system, messages)}
@@ -148,12 +151,15 @@ def _messages(system: str, messages: list[bytes]) -> Json:
     return Json([b"[", first, b"," if first and messages else b"", *messages, b"]"])
 
 
-def _write(thinking: str | None, turn: Turn, before: TurnRole | None, _running: bool) -> tuple[bytes, list[str]]:
+def _write(
+    thinking: str | None, nods: bool, turn: Turn, before: TurnRole | None, _running: bool
+) -> tuple[bytes, list[str]]:
     notes: list[str] = []
     if turn.role == "assistant":
         messages = [_assistant(turn, thinking, notes)]
     elif turn.role == "user":
-        messages = [{"role": "user", "content": _user_content(turn.parts)}]
+        nod = [{"role": "assistant", "content": NOD}] if nods and before == "tool" else []
+        messages = [*nod, {"role": "user", "content": _user_content(turn.parts)}]
     else:
         messages = [_result(part) for part in turn.parts if isinstance(part, ToolResult)]
     return (b"," if before else b"") + dumps(messages)[1:-1], notes

@@ -64,7 +64,8 @@ class Row:
     made to call a tool, and take no temperature. `call_id`: its grammar of call ids. `seed`: what the seed is called,
     None where there is none. `effort`: a model's word for an effort, None where it takes none. `reasoning`: takes
     effort and budget in an object of that name. `stops`: how many stop texts at most, `stopless`: the models that take
-    none.
+    none. `answers_tools`: wants an assistant between a tool and a user, and one at the end marked as what the answer
+    begins with.
     """
 
     host: str
@@ -81,6 +82,7 @@ class Row:
     reasoning: bool = False
     stops: int | None = None
     stopless: re.Pattern[str] = _NONE
+    answers_tools: bool = False
 
     def limit_field(self, model: str) -> str:
         """What the limit of the answer's tokens is called."""
@@ -151,13 +153,15 @@ MOONSHOT = Row(
 ROWS = (
     OPENAI,
     # https://docs.mistral.ai/api: usage comes unasked, and an option it does not know is refused; a call's id has nine
-    # characters. https://docs.mistral.ai/capabilities/reasoning: an effort is told to models that need not think.
+    # characters; a user after a tool is refused (code 3230), and an assistant at the end that is no prefix of the
+    # answer. https://docs.mistral.ai/capabilities/reasoning: an effort is told to models that need not think.
     Row(
         "mistral.ai",
         stream_usage=False,
         call_id=_MISTRAL_ID,
         seed="random_seed",
         effort=_graded("high", r"mistral-small-(latest|2603)|mistral-medium-3[.-]5"),
+        answers_tools=True,
     ),
     # https://docs.x.ai/docs/guides/reasoning
     Row(

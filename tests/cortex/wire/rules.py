@@ -167,7 +167,7 @@ def reached(schema: Any, root: Any) -> set[str]:
 OF_ROLE = {
     "system": {"content"},
     "user": {"content"},
-    "assistant": {"content", "tool_calls", "reasoning_content", "reasoning_details"},
+    "assistant": {"content", "tool_calls", "reasoning_content", "reasoning_details", "prefix"},
     "tool": {"content", "tool_call_id"},
 }
 
@@ -200,6 +200,7 @@ def check_openai(body: Body, host: str) -> None:
             continue
         assert not waiting, "a call has no result"
         assert role != before, f"two messages of {role} in a row"
+        assert "mistral" not in host or (before, role) != ("tool", "user"), "Unexpected role 'user' after role 'tool'"
         before = role
         content = sent["content"]
         if role == "assistant":
@@ -224,12 +225,20 @@ def check_openai(body: Body, host: str) -> None:
                 if part["type"] == "image_url":
                     check_image_url(part["image_url"]["url"])
     assert not waiting
+    check_last(body["messages"], host)
     functions = [tool["function"] for tool in body.get("tools", [])]
     check_tools([function["name"] for function in functions], [function["parameters"] for function in functions])
     check_choice(body, [function["name"] for function in functions], lambda choice: choice["function"]["name"])
     wanted = body.get("response_format", {})
     if wanted.get("type") == "json_schema":
         check_output(wanted["json_schema"])
+
+
+def check_last(messages: list[Body], host: str) -> None:
+    """Of https://docs.mistral.ai/capabilities/completion/prefix; nobody else knows the word."""
+    assert not any("prefix" in sent for sent in messages[:-1])
+    prefixed = "mistral" in host and messages[-1]["role"] == "assistant"
+    assert messages[-1].get("prefix", False) is prefixed
 
 
 def check_details(details: Any) -> None:

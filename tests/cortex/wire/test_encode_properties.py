@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cortex.messages import Request, ToolSpec
 from cortex.wire import WIRES
 from cortex.wire.codec import Target
-from cortex.wire.history import NO_IMAGE
+from cortex.wire.history import NO_IMAGE, NOD
 
 TARGETS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("openai_chat", "https://api.openai.com/v1", "m", {}),
@@ -63,10 +63,19 @@ def test_M7_nothing_opaque_reaches_another_issuer(dialect: str, conversations: A
     assert b'"signature"' not in body
 
 
-def seen_by(dialect: str, said: list[Any]) -> list[Any]:
-    """An error is a result, marked or told as one. Ollama takes no addresses of images: a word stands for each."""
+def by_user(one: tuple[Any, ...]) -> bool:
+    return one[0] == "image" or one[:2] == ("text", "user")
+
+
+def seen_by(dialect: str, base_url: str, said: list[Any]) -> list[Any]:
+    """An error is a result, marked or told as one. Ollama takes no addresses of images: a word stands for each. Mistral
+    takes no user right after a tool's result: a nod stands between."""
     mark = "" if dialect in ("anthropic", "gemini") else "Error: "
     said = [("result", one[1], mark + one[2]) if one[0] == "error" else one for one in said]
+    if "mistral" in base_url:
+        nod = ("text", "assistant", NOD)
+        pairs = itertools.pairwise([(), *said])
+        said = [one for old, new in pairs for one in ([nod, new] if old[:1] == ("result",) and by_user(new) else [new])]
     if dialect != "ollama":
         return said
     return [("text", "user", NO_IMAGE) if one[0] == "image" and isinstance(one[1], str) else one for one in said]
@@ -95,7 +104,7 @@ def check_going_on(source: str, dialect: str, rules: Any, conversations: Any, da
     tools = tuple(ToolSpec(name, "d", {"type": "object"}) for name in ("f", "get_weather"))
     call = WIRES[dialect].encode(Request(talk.messages, tools=tools), target)
     body = rules.accept(dialect, call.body, model, base_url)
-    assert turns_of(rules.said(dialect, body)) == turns_of(seen_by(dialect, talk.said))
+    assert turns_of(rules.said(dialect, body)) == turns_of(seen_by(dialect, base_url, talk.said))
     assert all(seal.encode() in call.body for seal in talk.seals[target.issuer])
     assert not any(word in call.body for word in (b"seal-of-other", b"thought-of-other"))
 
