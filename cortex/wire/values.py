@@ -27,20 +27,20 @@ MAX_PARSED = 6 * 1024 * 1024
 # What each mark stands for, as measured in CPython 3.11: an object, a list, a member's place and value, its key.
 _COSTS = ((b"{", 200), (b"[", 80), (b",", 64), (b":", 140))
 _WIDE = (b"\xf0", b"\xf1", b"\xf2", b"\xf3", b"\xf4", b"\\ud", b"\\uD")  # how letters beyond U+FFFF begin
-_SHORT = MAX_PARSED // 256  # bytes of a text that takes no more, whatever it says
+_MOST = 256  # bytes of memory a byte of JSON takes at most, whatever it says
 
 
 class TooMuch(ValueError):
     """What a server sends is more than can be meant; the words say of what."""
 
 
-def loads(text: str | bytes) -> Any:
+def loads(text: str | bytes, limit: int = MAX_PARSED) -> Any:
     """Parse JSON as Python's own parser does (NaN and Infinity included); raises ValueError, and nothing else.
 
-    Of it, `TooMuch` for what would take more memory than `MAX_PARSED`: seen before it is made, which takes seconds.
+    Of it, `TooMuch` for what would take more bytes of memory than `limit`: seen before it is made, which takes seconds.
     """
-    short = len(text) <= _SHORT
-    if not short and weight(text) > MAX_PARSED:
+    short = len(text) <= limit // _MOST
+    if not short and weight(text, limit) > limit:
         raise TooMuch("too many values, or too long a text")
     if isinstance(text, bytes):
         text = text.decode("utf-8-sig")
@@ -62,12 +62,13 @@ def _int(digits: str) -> int:
 _decode_long = json.JSONDecoder(parse_int=_int).decode
 
 
-def weight(text: str | bytes) -> int:
-    """About how many bytes of memory a JSON text takes while it is parsed, itself included: rather more than less."""
+def weight(text: str | bytes, limit: int = MAX_PARSED) -> int:
+    """About how many bytes of memory a JSON text takes while it is parsed, itself included: rather more than less, and
+    more exactly where it seems to be over `limit`."""
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     size = 2 * len(data) * _width(data)  # as text, and as value
     marks = _cost(data)
-    return size + (marks if size + marks <= MAX_PARSED else _cost(_unquoted(data)))
+    return size + (marks if size + marks <= limit else _cost(_unquoted(data)))
 
 
 def _width(data: bytes) -> int:

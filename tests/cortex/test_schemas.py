@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import subprocess
+import sys
+import tracemalloc
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NotRequired
 
 import attrs
@@ -302,19 +305,106 @@ def test_a_dict_is_a_schema_as_it_stands() -> None:
     [
         ({"name": "Oslo"}, ""),
         ({"name": "Oslo", "size": "big", "kind": "city", "parts": [1, 2.0], "mayor": None}, ""),
-        ({}, "$.name is missing"),
-        ([], "$ must be of type object"),
-        ({"name": 5}, "$.name must be of type string"),
-        ({"name": "Oslo", "size": "huge"}, '$.size must be one of ["small", "big"]'),
-        ({"name": "Oslo", "kind": "town"}, '$.kind must be "city"'),
-        ({"name": "Oslo", "parts": [1, True]}, "$.parts[1] must be of type integer"),
-        ({"name": "Oslo", "parts": [1.5]}, "$.parts[0] must be of type integer"),
-        ({"name": "Oslo", "mayor": 1}, "$.mayor must be of type ['string', 'null']"),
-        ({"name": "Oslo", "extra": 1}, "$.extra is not allowed"),
+        ({}, "$: 'name' is a required property"),
+        ([], "$: [] is not of type 'object'"),
+        ({"name": 5}, "$.name: 5 is not of type 'string'"),
+        ({"name": "Oslo", "size": "huge"}, "$.size: 'huge' is not one of ['small', 'big']"),
+        ({"name": "Oslo", "kind": "town"}, "$.kind: 'city' was expected"),
+        ({"name": "Oslo", "parts": [1, True]}, "$.parts[1]: True is not of type 'integer'"),
+        ({"name": "Oslo", "parts": [1.5]}, "$.parts[0]: 1.5 is not of type 'integer'"),
+        ({"name": "Oslo", "mayor": 1}, "$.mayor: 1 is not of type 'string', 'null'"),
+        ({"name": "Oslo", "extra": 1}, "$: Additional properties are not allowed ('extra' was unexpected)"),
+        ({"name": 5, "mayor": 1}, "$.name: 5 is not of type 'string'; $.mayor: 1 is not of type 'string', 'null'"),
     ],
 )
 def test_an_answer_is_held_against_a_dict(value: Any, fault: str) -> None:
     assert parse_output(CITY, json.dumps(value)) == (Parsed(fault=fault) if fault else Parsed(value))
+
+
+COUNT = {"type": "integer", "minimum": 0}
+DRAFT_7 = "http://json-schema.org/draft-07/schema#"
+
+
+@pytest.mark.parametrize(
+    ("schema", "fits", "fails", "fault"),
+    [
+        ({"$ref": "#/$defs/n", "$defs": {"n": COUNT}}, 1, -5, "$: -5 is less than the minimum of 0"),
+        ({"$ref": "#/definitions/n", "definitions": {"n": COUNT}}, 1, "a", "$: 'a' is not of type 'integer'"),
+        ({"$schema": DRAFT_7, "$ref": "#/definitions/n", "definitions": {"n": COUNT}}, 1, -5, "$: -5 is less"),
+        ({"properties": {"kids": {"items": {"$ref": "#"}}}, "required": ["kids"]}, {"kids": []}, {"kids": [{}]},
+         "$.kids[0]: 'kids' is a required property"),
+        ({"anyOf": [COUNT, {"type": "null"}]}, None, -5, "$: -5 is less than the minimum of 0"),
+        ({"oneOf": [{"minimum": 3}, {"maximum": 5}]}, 9, 4, "$: 4 is valid under each of "),
+        ({"not": {"type": "string"}}, 1, "a", "$: 'a' should not be valid under {'type': 'string'}"),
+        ({"type": "string", "pattern": "^\\p{Lu}+$"}, "ÉA", "éa", "$: does not match '^\\\\p{Lu}+$'"),
+        ({"type": "string", "minLength": 2}, "ab", "a", "$: 'a' is too short"),
+        ({"type": "array", "items": [{"const": 1}], "$schema": DRAFT_7}, [1, 2], [2], "$[0]: 1 was expected"),
+        ({"prefixItems": [{"const": 1}], "items": False}, [1], [1, 2], "$: Expected at most 1 item but found 1"),
+        ({"uniqueItems": True}, [1, True, "1", [1], {"a": 1}], [1.0, {}, 1], "$: has an item twice"),
+        ({"uniqueItems": True}, [{"a": 1, "b": 2}, {"a": 2, "b": 1}], [{"a": 1, "b": 2.0}, {"b": 2, "a": 1}],
+         "$: has an item twice"),
+        ({"patternProperties": {"^n": COUNT}}, {"n1": 1, "m": "a"}, {"n1": "a"}, "$.n1: 'a' is not of type 'integer'"),
+    ],
+    ids=json.dumps,
+)  # fmt: skip
+def test_every_word_of_a_dict_is_held_against_an_answer(schema: Any, fits: Any, fails: Any, fault: str) -> None:
+    assert parse_output(schema, json.dumps(fits)) == Parsed(fits)
+    assert parse_output(schema, json.dumps(fails)).fault.startswith(fault)
+
+
+def test_a_long_value_is_not_quoted_back() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}
+    fault = parse_output(schema, json.dumps({"a": "x" * 100_000, "b": "c"})).fault
+    assert fault == """$.a: does not fit type: "integer"; $.b: 'c' is not of type 'integer'"""
+    named = parse_output({**schema, "additionalProperties": False}, json.dumps({"x" * 100_000: 1})).fault
+    assert named == "$: does not fit additionalProperties: false"
+
+
+@pytest.mark.parametrize(
+    ("schema", "match"),
+    [
+        ({"type": "strng"}, r"is no JSON schema: \$\.type: 'strng' is not valid under"),
+        ({"properties": {"n": {"type": "integer", "minimum": "0"}}}, r"\$\.properties\.n\.minimum: '0' is not of type"),
+        ({"required": "name"}, r"\$\.required: 'name' is not of type 'array'"),
+        ({"$defs": {"n": {"enum": 1}}}, r"\$.*\$defs.*\.n\.enum: 1 is not of type 'array'"),
+        ({"$schema": 5}, r"\$.*\$schema.*: 5 is not of type 'string'"),
+        ({"$schema": DRAFT_7, "properties": None}, r"\$\.properties: None is not of type 'object'"),
+        ({"$ref": "#/x/n", "x": {"n": 5}}, "is no JSON schema: "),
+        ({"items": {"$ref": "https://example.com/n.json"}}, r"\$ref 'https://example.com/n.json' leads to nothing"),
+        ({"$id": "https://example.com/a.json", "items": {"$ref": "b.json#/n"}}, r"\$ref 'b.json#/n' leads to nothing"),
+        ({"$ref": "#/$defs/n"}, r"\$ref '#/\$defs/n' leads to nothing in this schema.*under \$defs"),
+        ({"$ref": "#/$defs/n", "$defs": {"n": {"items": {"$ref": "#n"}}}}, "'#n' leads to nothing"),
+        ({"$ref": "#/title/n", "title": "n"}, "'#/title/n' leads to nothing"),
+        ({"items": {"$ref": "http://["}}, r"http://\["),
+        ({"$schema": "http://["}, r"\$schema, \$id or \$ref is no address"),
+        ({"items": {"pattern": "(?=a)"}}, r"the pattern '\(\?=a\)' cannot be used: .*look-around"),
+        ({"patternProperties": {"(": {}}}, r"the pattern '\(' cannot be used: "),
+    ],
+    ids=str,
+)
+def test_a_dict_that_is_no_schema_is_named_at_the_call(schema: Any, match: str) -> None:
+    with pytest.raises(ConfigError, match=f"^output_type: .*{match}"):
+        schema_of(schema)
+
+
+def test_a_schema_too_deep_to_be_checked_is_named() -> None:
+    deep: dict[str, Any] = {"type": "string"}
+    for _ in range(300):
+        deep = {"type": "array", "items": deep}
+    with pytest.raises(ConfigError, match=r"^output_type: .*nested too deeply"):
+        schema_of(deep)
+
+
+def test_what_python_writes_as_json_is_a_schema_too() -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": ("x", "y")}}, "required": ("a",)}
+    assert parse_output(schema, '{"a": "x"}') == Parsed({"a": "x"})
+    assert parse_output(schema, '{"a": "z"}').fault.startswith("$.a: 'z' is not one of ")
+
+
+def test_the_libraries_wait_for_the_first_type() -> None:
+    code = "import sys, cortex; print([name for name in ('pydantic', 'jsonschema') if name in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
 
 
 def test_a_dict_whose_root_is_no_object_travels_inside_one() -> None:
@@ -334,6 +424,33 @@ def test_a_dict_with_alternatives_at_its_root_travels_inside_one() -> None:
     assert parse_output(schema, '{"a": 1}') == Parsed({"a": 1})
 
 
+LIST = {"type": "array", "items": {"$ref": "#/definitions/n"}, "definitions": {"n": COUNT}}
+TREE = {"type": "array", "items": {"$ref": "#"}, "maxItems": 2}
+PATHS = {"anyOf": [COUNT, {"items": {"$ref": "#/anyOf/0"}}], "$defs": {"all": {"$ref": "#"}}}
+NAMED = {"type": "array", "const": [{"$ref": "#"}]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "fits", "fails"),
+    [
+        (LIST, [1], ["a"]),
+        ({**LIST, "$schema": DRAFT_7}, [1], ["a"]),
+        ({**LIST, "$id": "https://example.com/a", "items": {"$ref": "#/definitions/n"}}, [1], ["a"]),
+        (TREE, [[], [[]]], [[], [[], [], []]]),
+        (PATHS, [1], [-1]),
+        ({"$ref": "#/$defs/all", "$defs": {"all": {"items": {"$ref": "#/$defs/all"}, "type": "array"}}}, [[]], [1]),
+        (NAMED, [{"$ref": "#"}], [1]),
+    ],
+    ids=json.dumps,
+)
+def test_a_reference_means_the_same_where_the_root_has_moved(schema: Any, fits: Any, fails: Any) -> None:
+    asked = schema_of(schema).schema
+    assert list(asked["properties"]) == ["value"]
+    for kind in (schema, asked):  # what is asked for is a schema itself, and says the same
+        assert not parse_output(kind, json.dumps({"value": fits})).fault
+        assert parse_output(kind, json.dumps({"value": fails})).fault
+
+
 def test_a_dict_that_tells_only_its_properties_is_asked_for_as_an_object() -> None:
     assert schema_of({"properties": {"a": {"type": "integer"}}}).schema["type"] == "object"
 
@@ -348,3 +465,107 @@ def test_no_answer_breaks_it(text: str) -> None:
 def test_deep_nesting_is_a_fault_not_a_crash() -> None:
     assert parse_output(CITY, "[" * 100_000).fault
     assert parse_output(Data, '{"a":' * 100_000).fault
+
+
+FENCED = [
+    "```json\n{}\n```",
+    "```JSON\n{}\n```",
+    "```\n{}\n```",
+    " \n\u00a0```json  \r\n \n{}\r\n \n```\n\t ",
+    "```json\n```\n{}\n```\n```",
+    "```python\n{}\n```",
+    "```json {}\n```",
+    "```json\n{}",
+    "{}\n```",
+    "{}",
+]
+
+
+@pytest.mark.parametrize("text", FENCED[:4] + FENCED[-1:])
+def test_json_may_stand_in_a_fence(text: str) -> None:
+    assert parse_output(int, text.format("5")) == Parsed(5)
+    assert parse_output(str, text.format(json.dumps("```\n\n```"))) == Parsed("```\n\n```")
+
+
+@pytest.mark.parametrize("text", FENCED[4:-1])
+def test_what_is_no_fence_around_json_is_no_json(text: str) -> None:
+    assert parse_output(int, text.format("5")).fault.startswith("not valid JSON: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["```" + "\n" * 1_000_000, "```json" + " \n" * 500_000 + "x", "```\n" + "\n```" * 250_000 + "x", "`" * 1_000_000],
+    ids=["lines", "spaces", "fences", "marks"],
+)
+def test_a_fence_without_end_is_read_at_once(text: str) -> None:
+    assert parse_output(int, text).fault.startswith("not valid JSON: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[{','.join(['[]'] * 950_000)}]",
+        f"[{','.join(['0'] * 95_000)}]",
+        f"[{','.join(['0'] * 45_000)}]",
+        f'{{"value":[{",".join(["{}"] * 11_000)}]}}',
+        "[" * 1_000_000,
+    ],
+    ids=["lists", "numbers", "fewer numbers", "objects", "nested"],
+)
+@pytest.mark.parametrize("kind", [list[str], {"type": "array", "items": {"anyOf": [{"type": "string"}] * 3}}], ids=str)
+def test_a_huge_answer_that_does_not_fit_costs_little_memory(kind: Any, text: str) -> None:
+    assert parse_output(kind, "[0]").fault
+    tracemalloc.start()
+    try:
+        fault = parse_output(kind, text).fault
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(text) + 8_000_000
+    finally:
+        tracemalloc.stop()
+    assert 0 < len(fault) < 1_600
+
+
+EACH = {"l": {"$ref": "#/$defs/e"}, "r": {"$ref": "#/$defs/e"}}
+EXPRESSION = {
+    "$defs": {"e": {"anyOf": [{"properties": EACH, "required": [one]} for one in EACH] + [{"type": "integer"}]}},
+    "type": "object",
+    "properties": EACH,
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "make"),
+    [
+        (EXPRESSION, lambda size: '{"l":' * size + '{"x":0}' + "}" * size),
+        ({"$schema": DRAFT_7, "anyOf": [{"type": "integer"}] + [{"type": "array", "items": {"$ref": "#"}}] * 2},
+         lambda size: "[" * size + '"x"' + "]" * size),
+    ],
+)  # fmt: skip
+def test_alternatives_in_one_another_are_tried_within_bounds(schema: Any, make: Callable[[int], str]) -> None:
+    assert "cannot be checked" in parse_output(schema, make(40)).fault
+
+
+def test_a_pattern_and_unique_items_take_no_longer_than_the_answer_is_long() -> None:
+    mail = {"type": "object", "properties": {"to": {"type": "string", "pattern": "[a-z]+@[a-z]+"}}}
+    assert parse_output(mail, json.dumps({"to": "a" * 1_000_000})).fault.startswith("$.to: does not match")
+    items = [{"n": n} for n in range(6_000)]
+    assert parse_output({"type": "array", "uniqueItems": True}, json.dumps(items)) == Parsed(items)
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e999", "1" + "0" * 400, '"\\ud83d"'])
+@pytest.mark.parametrize("schema", [{"multipleOf": 0.5}, {"multipleOf": 3}, {"type": "string", "pattern": "a"}, True])
+def test_an_odd_value_is_no_crash(schema: Any, value: str) -> None:
+    parsed = parse_output({"items": schema}, f"[{value}]")
+    assert parsed.fault or parsed.value
+
+
+def test_a_table_of_a_few_thousand_rows_comes_through() -> None:
+    rows = [{"id": n, "name": "abc"} for n in range(3_000)]
+    row = {"type": "object", "properties": {"id": {"type": "integer"}, "name": {"type": "string"}}, "required": ["id"]}
+    assert parse_output({"type": "array", "items": {**row, "additionalProperties": False}}, json.dumps(rows)).value
+    assert parse_output(list[dict[str, int | str]], json.dumps({"value": rows})).value == rows
+    assert parse_output(str, json.dumps("x" * 1_500_000)).value
+
+
+def test_as_many_faults_as_a_model_can_mend_are_told() -> None:
+    assert parse_output(list[int], json.dumps(["a"] * 2_000)).fault.startswith("0: Input should be a valid integer")
+    assert parse_output(list[int], json.dumps(["a"] * 2_001)).fault == "it does not fit in 2001 places"
