@@ -216,7 +216,16 @@ class Provider(actors.Actor[Call | Publish | ProviderRecheck | ProviderSwitch]):
 
     def _target(self, lane: Lane, key: str | None) -> Target:
         config = self._config
-        return Target(config.name, config.base_url, lane.upstream, key, config.headers, config.options, config.kind)
+        return Target(
+            config.name,
+            config.base_url,
+            lane.upstream,
+            key,
+            config.headers,
+            config.options,
+            config.kind,
+            name=lane.model,
+        )
 
     def _timers(self, running: Running, size: int) -> Timers:
         config, policy = self._config, self._policy

@@ -28,8 +28,9 @@ from cortex.wire.values import dumps
 class Target:
     """Where a call goes: one provider, one model there, its key and its options.
 
-    `base_url` has no trailing slash. `model` is the provider's own name for the model. `options` are the provider's
-    dialect options as configured (organization, api_version, thinking_budget, ...), `kind` what it is said to be.
+    `base_url` has no trailing slash. `model` is the provider's own name for the model, `name` the public one. `options`
+    are the provider's dialect options as configured (organization, api_version, thinking_budget, ...), `kind` what it
+    is said to be.
     """
 
     provider: str
@@ -39,6 +40,7 @@ class Target:
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     options: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
     kind: str = ""
+    name: str = attrs.field(default=attrs.Factory(lambda target: target.model, takes_self=True))
 
     @property
     def issuer(self) -> Issuer:

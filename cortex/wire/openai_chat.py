@@ -46,7 +46,7 @@ from cortex.wire.openai_common import (
     system_of,
     with_output,
 )
-from cortex.wire.openai_rows import UNTHOUGHT, Row, row_of
+from cortex.wire.openai_rows import UNTHOUGHT, Row, model_of, row_of
 from cortex.wire.stream import Fold, StreamDecoder, decode_with
 from cortex.wire.values import (
     arguments_of,
@@ -87,7 +87,7 @@ def encode(request: Request, target: Target) -> HttpCall:
     row = row_of(target)
     request = with_output(request, target, row)
     history = tidy(request, target, row.call_id)
-    thinking = row.thinking_field if row.thinks_aloud(target.model, request) else None
+    thinking = row.thinking_field if row.thinks_aloud(model_of(target), request) else None
     nods = row.answers_tools
     messages, left_out = history.write(("openai_chat", thinking, nods), partial(_write, thinking, nods))
     if nods and history.turns[-1].role == "assistant":
@@ -104,9 +104,9 @@ def encode(request: Request, target: Target) -> HttpCall:
             body["tool_choice"] = _choice(choice)
     if request.output:
         schema = {"type": "json_schema", "json_schema": named_schema(request.output, row)}
-        body["response_format"] = schema if row.takes_schema(target.model, request) else {"type": "json_object"}
+        body["response_format"] = schema if row.takes_schema(model_of(target), request) else {"type": "json_object"}
     if request.max_tokens is not None:
-        body[row.limit_field(target.model)] = request.max_tokens
+        body[row.limit_field(model_of(target))] = request.max_tokens
     set_sampling(body, request, target, row, notes)
     _set_thinking(body, request, target, row, notes)
     _set_stop_and_seed(body, request, target, row, notes)
@@ -133,7 +133,7 @@ def _set_thinking(body: dict[str, Any], request: Request, target: Target, row: R
 
 
 def _set_stop_and_seed(body: dict[str, Any], request: Request, target: Target, row: Row, notes: list[str]) -> None:
-    if request.stop and not row.takes_stops(target.model):
+    if request.stop and not row.takes_stops(model_of(target)):
         notes.append("stop was left out: this model takes none")
     elif request.stop:
         body["stop"] = list(request.stop[: row.stops])

@@ -9,7 +9,7 @@ from cortex.messages import Image, Kind, OutputSchema, Request
 from cortex.wire.codec import HttpCall, Target, get
 from cortex.wire.faults import Rules, phrase
 from cortex.wire.history import History
-from cortex.wire.openai_rows import Row, is_azure
+from cortex.wire.openai_rows import Row, is_azure, model_of
 from cortex.wire.output import by_tool
 from cortex.wire.subsets import strict_schema
 from cortex.wire.values import base64_of, dumps, media_type
@@ -105,14 +105,14 @@ def probe(target: Target) -> HttpCall:
 
 def with_output(request: Request, target: Target, row: Row) -> Request:
     """The request, its output schema as a tool where the model knows no schema but can be made to call."""
-    if row.takes_schema(target.model, request) or row.thinks_aloud(target.model, request):
+    if row.takes_schema(model_of(target), request) or row.thinks_aloud(model_of(target), request):
         return request
     return by_tool(request)
 
 
 def system_of(request: Request, history: History, target: Target, row: Row) -> str:
     """The system prompt; where the model knows no schema and cannot be made to call a tool, it is told it there."""
-    if not request.output or row.takes_schema(target.model, request):
+    if not request.output or row.takes_schema(model_of(target), request):
         return history.system
     told = dumps(request.output.schema).decode()
     return f"{history.system}\n\nAnswer with one JSON object that satisfies this JSON schema: {told}".strip()
@@ -128,7 +128,7 @@ def named_schema(output: OutputSchema, row: Row) -> dict[str, Any]:
 
 def choice_of(request: Request, target: Target, row: Row, notes: list[str]) -> str | None:
     """The request's choice among its tools, as far as the model can be told it."""
-    if request.tool_choice in (None, "none") or not row.thinks_aloud(target.model, request):
+    if request.tool_choice in (None, "none") or not row.thinks_aloud(model_of(target), request):
         return request.tool_choice
     notes.append("tool_choice was left out: this model thinks, and cannot be made to call a tool")
     return None
@@ -137,12 +137,12 @@ def choice_of(request: Request, target: Target, row: Row, notes: list[str]) -> s
 def set_sampling(body: dict[str, Any], request: Request, target: Target, row: Row, notes: list[str]) -> None:
     """What both dialects call the same, as far as the model takes it."""
     if request.temperature is not None:
-        if row.fixes_temperature(target.model, request):
+        if row.fixes_temperature(model_of(target), request):
             notes.append("temperature was left out: this model takes only its own")
         else:
             body["temperature"] = request.temperature
     if request.parallel_tools is not None and request.tools:
-        if row.takes_parallel(target.model):
+        if row.takes_parallel(model_of(target)):
             body["parallel_tool_calls"] = request.parallel_tools
         else:
             notes.append("parallel_tools was left out: this model is not told")
@@ -154,7 +154,7 @@ def effort_of(request: Request, target: Target, row: Row, notes: list[str]) -> s
         if request.thinking_budget is not None and not row.reasoning:
             notes.append("thinking_budget was left out: this dialect knows an effort, no number of tokens")
         return None
-    word = row.effort(target.model, request.effort)
+    word = row.effort(model_of(target), request.effort)
     if word is None:
         notes.append("effort was left out: this model takes none")
     elif word != request.effort:

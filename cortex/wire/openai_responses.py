@@ -48,7 +48,7 @@ from cortex.wire.openai_common import (
     system_of,
     with_output,
 )
-from cortex.wire.openai_rows import UNTHOUGHT, row_of
+from cortex.wire.openai_rows import UNTHOUGHT, model_of, row_of
 from cortex.wire.stream import Fold, StreamDecoder, decode_with
 from cortex.wire.values import arguments_text, as_dict, as_list, as_text, count, dumps, loads
 
@@ -68,11 +68,11 @@ def encode(request: Request, target: Target) -> HttpCall:
     row = row_of(target)
     request = with_output(request, target, row)
     history = tidy(request, target, row.call_id)
-    aloud = row.thinks_aloud(target.model, request)
+    aloud = row.thinks_aloud(model_of(target), request)
     items, left_out = history.write(("openai_responses", aloud), partial(_write, aloud))
     notes = [*history.notes, *left_out]
     body: dict[str, Any] = {"model": target.model, "store": False}
-    if row.encrypts_reasoning(target.model):
+    if row.encrypts_reasoning(model_of(target)):
         body["include"] = ["reasoning.encrypted_content"]
     if system := system_of(request, history, target, row):
         body["instructions"] = system
@@ -92,7 +92,7 @@ def encode(request: Request, target: Target) -> HttpCall:
             body["tool_choice"] = _choice(choice)
     if request.output:
         schema = {"type": "json_schema", **named_schema(request.output, row)}
-        body["text"] = {"format": schema if row.takes_schema(target.model, request) else {"type": "json_object"}}
+        body["text"] = {"format": schema if row.takes_schema(model_of(target), request) else {"type": "json_object"}}
     if request.max_tokens is not None:
         body["max_output_tokens"] = request.max_tokens
     set_sampling(body, request, target, row, notes)

@@ -217,6 +217,20 @@ def is_azure(target: Target) -> bool:
     return bool(named) or host_of(target.base_url).endswith(".azure.com")
 
 
+_OPENAIS = re.compile("(ft:)?(gpt-|chatgpt-|o[1-9])")
+
+
+def model_of(target: Target) -> str:
+    """The name that tells what a model is.
+
+    It is the provider's own; of a fine-tuned one the part behind the mark
+    (https://platform.openai.com/docs/guides/supervised-fine-tuning). But a deployment at Azure is called as its owner
+    likes: there the public name tells, if it is one of OpenAI's.
+    """
+    name = target.name if is_azure(target) and _OPENAIS.match(target.name) else target.model
+    return name.removeprefix("ft:")
+
+
 def row_of(target: Target) -> Row:
     """The row of the target's server."""
     if is_azure(target):

@@ -38,6 +38,16 @@ async def test_a_wrong_key_heals_by_a_probe_that_costs_no_token(lab: Any, autoju
         assert (await engine.complete("hi")).content == OWN
 
 
+async def test_a_deployment_is_judged_by_its_models_public_name(lab: Any, autojump_clock: Any) -> None:
+    cloud = lab.wall.add("azure", dialect="openai")
+    providers = {"azure": {"api_key": "k", "base_url": cloud.base_url, "models": {"gpt-5": "team-a-prod"}}}
+    async with cortex.Engine(providers, worker_model="gpt-5", transport=lab.wall.transport()) as engine:
+        await engine.complete("hi", max_tokens=9, temperature=0.5)
+    body = cloud.requests[0].body
+    assert (body["model"], body["max_completion_tokens"]) == ("team-a-prod", 9)
+    assert "temperature" not in body
+
+
 async def test_an_address_that_was_down_for_long_is_found_again_within_seconds(lab: Any, autojump_clock: Any) -> None:
     """By probes; its time to be tried by a call would be up to a minute away."""
     lab.primary.down()

@@ -23,7 +23,7 @@ def accept(dialect: str, body: bytes, model: str = "m", host: str = "") -> Body:
     assert set(parsed) <= MEMBERS[dialect], set(parsed) - MEMBERS[dialect]
     match dialect:
         case "openai_chat":
-            check_openai(parsed, host)
+            check_openai(parsed, host, model)
         case "openai_responses":
             check_responses(parsed, host)
         case "gemini":
@@ -178,7 +178,16 @@ def thinks_aloud(host: str, body: Body) -> bool:
     return ("deepseek" in host and body["model"] != "deepseek-chat") or "moonshot" in host
 
 
-def check_openai(body: Body, host: str) -> None:
+REASONS = re.compile("(ft:)?(o[1-9]|gpt-5)")
+
+
+def check_openai(body: Body, host: str, model: str) -> None:
+    """`model`: what is behind the name in the body: one that reasons refuses much.
+
+    https://platform.openai.com/docs/guides/reasoning
+    """
+    reasons = "openai" in host and REASONS.match(model)
+    assert not reasons or not {"max_tokens", "temperature", "stop"} & set(body)
     id_pattern = "[a-zA-Z0-9]{9}" if "mistral" in host else r".{1,40}" if "openai" in host else r".{1,64}"
     assert "mistral" not in host or "stream_options" not in body
     thinks = thinks_aloud(host, body)

@@ -164,6 +164,36 @@ def test_the_limit_has_another_name_for_models_that_reason(base_url: str, model:
     assert {key: body[key] for key in body if key.startswith("max_")} == {field: 7}
 
 
+AZURE, OPENAI = "https://r.openai.azure.com", "https://api.openai.com/v1"
+
+
+@pytest.mark.parametrize(
+    ("base_url", "name", "model", "reasons"),
+    [
+        (AZURE, "gpt-5", "team-a-prod", True),
+        (AZURE, "o4-mini", "gpt-4o", True),  # a deployment that got another model, and kept its name
+        (AZURE, "gpt-4o", "team-o3", False),
+        (AZURE, "fast", "gpt-5-mini", True),  # an alias: then the deployment's name is all there is
+        (AZURE, "", "gpt-5-mini", True),
+        (AZURE, "fast", "team-a-prod", False),
+        (OPENAI, "fast", "gpt-5-mini", True),  # the vendor's own name says it best
+        (OPENAI, "gpt-5", "gpt-5-chat-latest", False),
+        (OPENAI, "", "ft:o4-mini-2025-04-16:org::id", True),
+        (OPENAI, "mine", "ft:gpt-4o-2024-08-06:org:o3:id", False),
+        ("https://gateway/openai/deployments/team-a", "gpt-5", "team-a", True),
+    ],
+)
+def test_a_model_is_judged_by_the_name_that_tells_what_it_is(
+    base_url: str, name: str, model: str, reasons: bool
+) -> None:
+    target = Target("p", base_url, model, **({"name": name} if name else {}))
+    request = Request(HELLO, max_tokens=99, temperature=0.5, effort="low", stop=("x",))
+    chat, responses = (body_of(WIRES[wire].encode(request, target)) for wire in ("openai_chat", "openai_responses"))
+    assert chat["model"] == responses["model"] == model
+    assert target.issuer == Issuer("p", model)
+    assert ("reasoning_effort" in chat) is ("reasoning" in responses) is ("temperature" not in responses) is reasons
+
+
 def test_a_temperature_that_a_model_would_refuse_is_left_out_with_a_note() -> None:
     call = WIRE.encode(Request(HELLO, temperature=0.2), Target("p", "https://api.openai.com/v1", "o3"))
     assert "temperature" not in body_of(call)

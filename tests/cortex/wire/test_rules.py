@@ -70,6 +70,7 @@ def conversation(signature: str, issuer: Issuer) -> tuple[Message, ...]:
 
 SERVERS = (
     ("openai_chat", "https://api.openai.com/v1", "m", ""),
+    ("openai_chat", "https://api.openai.com/v1", "ft:o4-mini-2025-04-16:org::id", ""),
     ("openai_chat", "https://api.mistral.ai/v1", "m", ""),
     ("openai_chat", "https://api.deepseek.com", "m", ""),
     ("openai_chat", "https://openrouter.ai/api/v1", "m", DETAILS),
@@ -100,6 +101,7 @@ MORE: list[tuple[str, str, dict[str, Any]]] = [  # what no single damage does: t
     ("openai_chat", "messages.2", {"prefix": True}),
     ("openai_chat", "messages.0", {"role": "assistant"}),
     ("openai_chat", "", {"stream_options": {"include_usage": True}}),
+    ("openai_chat", "", {"max_tokens": 9}),
     ("openai_chat", "tools.0.function.parameters", {"anyOf": []}),
     ("openai_chat", "response_format.json_schema.schema.properties.a", {"format": "uri"}),
     ("openai_chat", "response_format.json_schema.schema.properties.a", {"$ref": "#/$defs/c"}),
