@@ -176,9 +176,10 @@ def _tidied(one: dict[str, Any]) -> dict[str, Any]:
     return tidied
 
 
-_DEFINITIONS: Final = ("$defs", "definitions")
-_NAMING: Final = (*_DEFINITIONS, "properties", "patternProperties", "dependentSchemas")
+_NAMING: Final = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
 _VALUES: Final = ("default", "const", "enum", "examples")
+_OF_ROOT: Final = ("$schema", "$id", "$defs", "definitions")
+"""Keywords that mean what they say only at the root."""
 
 
 def _changed(node: Any, change: Callable[[dict[str, Any]], dict[str, Any]], *, names: bool = False) -> Any:
@@ -198,18 +199,25 @@ def _changed(node: Any, change: Callable[[dict[str, Any]], dict[str, Any]], *, n
 def _rooted(schema: dict[str, Any]) -> dict[str, Any]:
     if _has_object_root(schema):
         return {"type": "object", **schema}
-    moved: dict[str, Any] = _changed(schema, _moved)
-    of_root: dict[str, Any] = {key: moved.pop(key) for key in ("$schema", "$id", *_DEFINITIONS) if key in moved}
-    root = {"type": "object", "properties": {_WRAPPED: moved}, "required": [_WRAPPED], "additionalProperties": False}
+    home = _WRAPPED
+    while home in schema.get("$defs", {}):
+        home += "_"
+    moved: dict[str, Any] = _changed(schema, functools.partial(_moved, f"#/$defs/{home}"))
+    inner = {key: value for key, value in moved.items() if key not in _OF_ROOT}
+    of_root = {key: value for key, value in moved.items() if key in _OF_ROOT}
+    if moved != schema:  # vendors follow a reference to a definition, not to a property
+        of_root["$defs"] = {**of_root.get("$defs", {}), home: inner}
+        inner = {"$ref": f"#/$defs/{home}"}
+    root = {"type": "object", "properties": {_WRAPPED: inner}, "required": [_WRAPPED], "additionalProperties": False}
     return {**root, **of_root}
 
 
-def _moved(one: dict[str, Any]) -> dict[str, Any]:
-    """A reference to the root, or to a place in it, which is the property now; the definitions stay at the root."""
+def _moved(home: str, one: dict[str, Any]) -> dict[str, Any]:
+    """A reference to what was the root, or to a place in it but the definitions: they stay."""
     reference = one.get("$ref")
     if not isinstance(reference, str) or not re.match(r"#(/|$)(?!(\$defs|definitions)/)", reference):
         return one
-    return {**one, "$ref": f"#/properties/{_WRAPPED}{reference[1:]}"}
+    return {**one, "$ref": home + reference[1:]}
 
 
 def _unwrapped(value: Any, schema: Mapping[str, Any]) -> Any:

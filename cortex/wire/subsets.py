@@ -49,6 +49,31 @@ def _changed(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) ->
     return change(copy)
 
 
+def _with_defs(schema: Schema) -> Schema:
+    """The definitions at the root by the one name that vendors know, whatever the draft, and with it the references."""
+    older, newer = schema.get("definitions"), schema.get("$defs")
+    if not isinstance(older, Mapping):
+        return schema
+    defs = dict(newer) if isinstance(newer, Mapping) else {}
+    names: dict[str, str] = {}
+    for name, one in older.items():
+        names[name] = name
+        while names[name] in defs:
+            names[name] += "_"
+        defs[names[name]] = one
+    rest = {key: value for key, value in schema.items() if key != "definitions"}
+    renamed: Schema = _changed({**rest, "$defs": defs}, partial(_renamed, names))
+    return renamed
+
+
+def _renamed(names: Mapping[str, str], one: dict[str, Any]) -> dict[str, Any]:
+    start, found, path = as_text(one.get("$ref")).partition("#/definitions/")
+    if start or not found:
+        return one
+    name, *inside = path.split("/")
+    return {**one, "$ref": "/".join(["#/$defs", names.get(name, name), *inside])}
+
+
 # ------------------------------------------------------------------------------------------------------------ OpenAI
 
 # https://platform.openai.com/docs/guides/structured-outputs#supported-schemas
@@ -66,7 +91,7 @@ def strict_schema(schema: Schema) -> Schema | None:
     `ConfigError` for one that is nested too deeply.
     """
     try:
-        bare: Schema = _changed(schema, _without_words)
+        bare: Schema = _changed(_with_defs(schema), _without_words)
         return bare if bare.get("type") == "object" and "anyOf" not in bare and _is_strict(bare) else None
     except RecursionError:
         raise ConfigError(TOO_DEEP) from None
@@ -110,7 +135,7 @@ def gemini_schema(schema: Schema, notes: list[str]) -> Schema:
     """The schema in the keywords that Gemini knows; what cannot be said in them is told in `notes`.
     `ConfigError` for one that is nested too deeply."""
     try:
-        told: dict[str, Any] = _changed(schema, partial(_in_its_words, notes))
+        told: dict[str, Any] = _changed(_with_defs(schema), partial(_in_its_words, notes))
     except RecursionError:
         raise ConfigError(TOO_DEEP) from None
     _open_circles(told, notes)

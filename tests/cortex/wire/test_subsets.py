@@ -82,6 +82,36 @@ def test_a_description_beside_a_reference_does_not_cost_strictness(dialect: str,
     rules.check_strict(sent)
 
 
+OLDER = closed(
+    {"home": {"$ref": "#/definitions/A"}, "work": {"anyOf": [{"$ref": "#/definitions/A"}, {"type": "null"}]}}
+)
+HELD = {**ADDRESS, "properties": {"city": {"$ref": "#/definitions/B"}}}
+OLD = {**OLDER, "definitions": {"A": HELD, "B": {"type": "string"}}}
+BOTH = {**OLD, "$defs": {"A": {"type": "integer"}}, "properties": {**OLDER["properties"], "n": {"$ref": "#/$defs/A"}}}
+BOTH["required"] = [*BOTH["properties"]]
+
+
+def resolved(schema: Any, root: dict[str, Any]) -> Any:
+    """A schema with what its references mean in their place."""
+    if isinstance(schema, list):
+        return [resolved(one, root) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        holder, name = schema["$ref"].split("/")[1:]
+        return resolved(root[holder][name], root)
+    return {key: resolved(one, root) for key, one in schema.items() if key not in ("$defs", "definitions")}
+
+
+@each_openai
+@pytest.mark.parametrize("schema", [OLD, BOTH])
+def test_definitions_by_their_older_name_are_strict_too(dialect: str, schema: dict[str, Any], rules: Any) -> None:
+    sent, strict = asked(dialect, schema)
+    assert strict
+    assert resolved(sent, sent) == resolved(schema, schema)
+    rules.check_strict(sent)
+
+
 # ------------------------------------------------------------------------------------------------------------ Gemini
 
 
@@ -129,6 +159,22 @@ def test_each_keyword_is_told_in_geminis_words(
     assert schema["properties"] == {"x": sent, "const": {"type": "string"}}
     assert set(notes) <= set(call.notes)
     assert bool(notes) == bool(call.notes)
+    rules.check_gemini_schema(schema)
+
+
+@pytest.mark.parametrize("schema", [OLD, BOTH])
+def test_gemini_is_told_definitions_by_the_name_it_knows(schema: dict[str, Any], rules: Any) -> None:
+    sent, call = told(schema)
+    assert resolved(sent, sent) == resolved(schema, schema)
+    assert call.notes == ()
+    rules.check_gemini_schema(sent)
+
+
+def test_a_circle_through_older_definitions_is_opened(rules: Any) -> None:
+    node = closed({"v": {"type": "integer"}, "next": {"$ref": "#/definitions/Node"}})
+    schema, call = told(closed({"root": {"$ref": "#/definitions/Node"}}, definitions={"Node": node}))
+    assert schema["$defs"]["Node"]["required"] == ["v"]
+    assert call.notes == ("next is not required: this vendor takes no schema that needs itself",)
     rules.check_gemini_schema(schema)
 
 
@@ -207,13 +253,18 @@ def _unneeding(schema: Any) -> Any:
 
 
 JUNK = st.sampled_from([None, True, 1, "object", [], ["a", {}, 1], {}, {"a": 1}, [{"$ref": 3}]])
-WORDS = "type properties required items enum const anyOf $ref $defs format exclusiveMinimum additionalProperties"
+WORDS = "type properties required items enum const anyOf $ref $defs definitions format exclusiveMinimum"
 
 
-@given(st.recursive(JUNK, lambda inner: st.dictionaries(st.sampled_from(WORDS.split()), inner, max_size=4)))
+@given(
+    st.recursive(
+        JUNK,
+        lambda inner: st.dictionaries(st.sampled_from([*WORDS.split(), "additionalProperties"]), inner, max_size=4),
+    )
+)
 def test_a_schema_that_is_none_goes_out_as_it_can(junk: Any) -> None:
     """What is wrong with it the vendor says."""
-    schema = {"type": "object", "properties": {"x": junk}, "$defs": junk, "required": ["x"]}
+    schema = {"type": "object", "properties": {"x": junk}, "$defs": junk, "definitions": junk, "required": ["x"]}
     told(schema)
     told(junk if isinstance(junk, dict) else {})
     asked("openai_chat", schema)
