@@ -62,6 +62,7 @@ from cortex.wire.values import (
 
 FINISH = {
     "stop": Finish.STOP,
+    "eos": Finish.STOP,
     "eos_token": Finish.STOP,
     "end_turn": Finish.STOP,
     "stop_sequence": Finish.STOP,
@@ -73,8 +74,9 @@ FINISH = {
     "content_filter": Finish.CONTENT_FILTER,
     "refusal": Finish.REFUSAL,
 }
-BROKEN_FINISH = {  # reasons that tell of a failure, at OpenRouter and DeepSeek
+BROKEN_FINISH = {  # reasons that tell of a failure, at OpenRouter, vLLM and DeepSeek
     "error": Kind.TRANSIENT,
+    "abort": Kind.TRANSIENT,  # by the engine: https://github.com/vllm-project/vllm/issues/57082
     "insufficient_system_resource": Kind.OVERLOADED,
 }
 

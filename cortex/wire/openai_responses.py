@@ -94,7 +94,9 @@ def encode(request: Request, target: Target) -> HttpCall:
         schema = {"type": "json_schema", **named_schema(request.output, row)}
         body["text"] = {"format": schema if row.takes_schema(model_of(target), request) else {"type": "json_object"}}
     if request.max_tokens is not None:
-        body["max_output_tokens"] = request.max_tokens
+        body["max_output_tokens"] = max(request.max_tokens, row.least)
+        if request.max_tokens < row.least:
+            notes.append(f"max_tokens was raised to {row.least}: this vendor takes no less")
     set_sampling(body, request, target, row, notes)
     if word := effort_of(request, target, row, notes):
         body["reasoning"] = {"effort": word}

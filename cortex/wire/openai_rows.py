@@ -65,7 +65,7 @@ class Row:
     None where there is none. `effort`: a model's word for an effort, None where it takes none. `reasoning`: takes
     effort and budget in an object of that name. `stops`: how many stop texts at most, `stopless`: the models that take
     none. `answers_tools`: wants an assistant between a tool and a user, and one at the end marked as what the answer
-    begins with.
+    begins with. `least`: how many tokens an answer may be limited to, at least, in the Responses dialect.
     """
 
     host: str
@@ -83,6 +83,7 @@ class Row:
     stops: int | None = None
     stopless: re.Pattern[str] = _NONE
     answers_tools: bool = False
+    least: int = 1
 
     def limit_field(self, model: str) -> str:
         """What the limit of the answer's tokens is called."""
@@ -139,6 +140,7 @@ OPENAI = Row(
     effort=_openai_effort,
     stops=4,
     stopless=_REASONING,
+    least=16,  # https://platform.openai.com/docs/api-reference/responses/create
 )
 AZURE = attrs.evolve(OPENAI, host="azure.com")
 # https://platform.moonshot.ai/docs/guide/use-kimi-k2-thinking-model: what holds at DeepSeek holds here.

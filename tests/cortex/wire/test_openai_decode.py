@@ -61,6 +61,7 @@ def test_a_plain_answer(reply: Any) -> None:
     ("message", "raw", "finish"),
     [
         ({"content": "x"}, "stop", Finish.STOP),
+        ({"content": "x"}, "eos", Finish.STOP),  # Together's
         ({"content": "x"}, "length", Finish.LENGTH),
         ({"content": "x"}, "content_filter", Finish.CONTENT_FILTER),
         (None, "content_filter", Finish.CONTENT_FILTER),  # Azure leaves the message out
@@ -90,6 +91,20 @@ def test_M1_nothing_said_and_no_reason_is_a_failure(reply: Any, read: Any, sse: 
         assert failure.kind is Kind.PROTOCOL
         chunk = {"choices": [{"delta": {"content": content}, "finish_reason": None}]}
         assert isinstance(read(WIRE, [sse(chunk, done=True)])[-1], Broken)
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind"),
+    [
+        ("error", Kind.TRANSIENT),
+        ("abort", Kind.TRANSIENT),
+        ("insufficient_system_resource", Kind.OVERLOADED),
+    ],
+)
+def test_a_reason_that_tells_of_a_failure_is_one(raw: str, kind: Kind, reply: Any) -> None:
+    failure = WIRE.decode(reply({"choices": [{"message": {"content": "Hel"}, "finish_reason": raw}]}), TARGET)
+    assert isinstance(failure, Failure)
+    assert failure.kind is kind
 
 
 def test_J5_no_choices_is_a_failure(reply: Any) -> None:

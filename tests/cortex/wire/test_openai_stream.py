@@ -183,6 +183,7 @@ def test_S17_after_the_end_nothing_counts(read: Any, sse: Any) -> None:
         ({"object": "error", "message": "x", "code": 429}, Kind.RATE_LIMIT),
         (("error", {"message": "x", "code": 503}), Kind.OVERLOADED),
         ({"choices": [{"delta": {}, "finish_reason": "error"}]}, Kind.TRANSIENT),
+        ({"choices": [{"delta": {}, "finish_reason": "abort"}]}, Kind.TRANSIENT),
         ({"choices": [{"delta": {}, "finish_reason": "insufficient_system_resource"}]}, Kind.OVERLOADED),
     ],
 )

@@ -135,6 +135,7 @@ ROWS: dict[tuple[str, str], list[Row]] = {
             (),
         ),
     ],
+    ("openai_responses", LOCAL): [("m", {"max_tokens": 1}, {"max_output_tokens": 1}, ())],
     ("openai_responses", DEEPSEEK): [
         ("deepseek-reasoner", {"tools": TOOL, "tool_choice": "f"}, {"tool_choice": ...}, (UNFORCED,)),
         ("deepseek-reasoner", {"temperature": 0.5}, {"temperature": ...}, (OWN_HEAT,)),
@@ -172,7 +173,13 @@ ROWS: dict[tuple[str, str], list[Row]] = {
         ("gpt-4o", {"effort": "low"}, {"reasoning": ...}, (NO_EFFORT,)),
         ("gpt-5", {"thinking_budget": 5}, {"reasoning": ...}, (NO_BUDGET,)),
         ("gpt-5", {"parallel_tools": False, "tools": TOOL}, {"parallel_tool_calls": False}, ()),
-        ("gpt-4o", {"max_tokens": 9, "temperature": 0.5}, {"max_output_tokens": 9, "temperature": 0.5}, ()),
+        ("gpt-4o", {"max_tokens": 16, "temperature": 0.5}, {"max_output_tokens": 16, "temperature": 0.5}, ()),
+        (
+            "gpt-4o",
+            {"max_tokens": 15},
+            {"max_output_tokens": 16},
+            ("max_tokens was raised to 16: this vendor takes no less",),
+        ),
     ],
     ("anthropic", CLAUDE): [
         (

@@ -189,8 +189,8 @@ def test_a_server_without_schemas_is_told_in_words() -> None:
 
 
 def test_limits_and_temperature() -> None:
-    sent = encode(Request(HELLO, max_tokens=7, temperature=0.5))
-    assert (sent["max_output_tokens"], sent["temperature"]) == (7, 0.5)
+    sent = encode(Request(HELLO, max_tokens=70, temperature=0.5))
+    assert (sent["max_output_tokens"], sent["temperature"]) == (70, 0.5)
     call = WIRE.encode(Request(HELLO, temperature=0.5), Target("openai", "https://api.openai.com/v1", "o3"))
     assert "temperature" not in body_of(call)
     assert call.notes == ("temperature was left out: this model takes only its own",)

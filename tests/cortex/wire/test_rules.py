@@ -106,6 +106,7 @@ MORE: list[tuple[str, str, dict[str, Any]]] = [  # what no single damage does: t
     ("openai_chat", "response_format.json_schema.schema.properties.a", {"format": "uri"}),
     ("openai_chat", "response_format.json_schema.schema.properties.a", {"$ref": "#/$defs/c"}),
     ("openai_responses", "", {"include": ["all"]}),
+    ("openai_responses", "", {"max_output_tokens": 15}),
     ("openai_responses", "input.1", {"summary": [{"type": "text"}]}),
     ("anthropic", "", {"tools": [], "messages": [HELLO]}),
     ("anthropic", "", {"tool_choice": {"type": "any"}, "thinking": {"type": "adaptive"}}),
