@@ -22,7 +22,7 @@ from cortex.docstrings import parameter_texts, summary
 from cortex.errors import ConfigError
 from cortex.hints import adapted, misfits, reason
 from cortex.messages import ToolSpec
-from cortex.schemas import Parsed, bounded, faults, parse_output, quiet_generator, schema_of, tidy
+from cortex.schemas import Parsed, number, parse_output, quiet_generator, schema_of, tidy, validated, written
 from cortex.wire.output import PREFIX
 
 if TYPE_CHECKING:
@@ -220,10 +220,10 @@ def validate(tool: Tool, arguments: object) -> dict[str, Any] | str:
     if not isinstance(arguments, Mapping):
         what = "are not valid JSON" if arguments is None else f"must be a JSON object, not {checks.kind(arguments)}"
         return f"the arguments of {tool.name} {what}"
-    try:
-        checked = tool._model.model_validate(dict(arguments))
-    except Exception as error:  # whatever a user's own validator raises
-        return bounded(f"wrong arguments for {tool.name}: {faults(error)}")
+    parsed = validated(tool._model.model_validate_json, written(dict(arguments)))
+    if parsed.fault:
+        return f"wrong arguments for {tool.name}: {parsed.fault}"
+    checked = parsed.value
     # A parameter that was not given is left out, so that the function's own default counts.
     return {tool._fields[field]: getattr(checked, field) for field in checked.model_fields_set}
 
@@ -234,14 +234,9 @@ def identity(tool: Tool, arguments: Mapping[str, Any]) -> str:
     defaults = {tool._fields[name]: field.default for name, field in fields.items() if not field.is_required()}
     meant = dict(sorted({**defaults, **arguments}.items()))
     try:
-        return json.dumps(json.loads(_to_json(meant), parse_float=_number), sort_keys=True, ensure_ascii=False)
+        return json.dumps(json.loads(_to_json(meant), parse_float=number), sort_keys=True, ensure_ascii=False)
     except Exception:  # whatever a user's value does when it is looked at
         return _safe_repr(meant)
-
-
-def _number(text: str) -> float:
-    number = float(text)
-    return int(number) if number.is_integer() else number
 
 
 def render(result: object) -> str:

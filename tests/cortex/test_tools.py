@@ -293,6 +293,40 @@ def test_arguments_become_the_types_of_the_function() -> None:
     }
 
 
+class Booking(pydantic.BaseModel, strict=True):
+    when: datetime.date
+    seats: tuple[int, ...]
+
+
+def strict(
+    when: Annotated[datetime.date, pydantic.Strict()],
+    color: Annotated[Color, pydantic.Strict()],
+    pair: Annotated[tuple[int, int], pydantic.Strict()],
+    booking: Booking,
+    by_row: dict[int, str],
+    note: Any,
+) -> None: ...
+
+
+def test_a_strict_type_takes_what_json_can_write() -> None:
+    booking = {"when": "2026-01-02", "seats": [1, 2]}
+    arguments = {"when": "2026-01-02", "color": "blue", "pair": [1, 2], "booking": booking}
+    assert validate(build(strict), {**arguments, "by_row": {"7": "A"}, "note": {"a": float("inf")}}) == {
+        "when": datetime.date(2026, 1, 2),
+        "color": Color.BLUE,
+        "pair": (1, 2),
+        "booking": Booking(when=datetime.date(2026, 1, 2), seats=(1, 2)),
+        "by_row": {7: "A"},
+        "note": {"a": float("inf")},
+    }
+    answer = validate(build(strict), {**arguments, "by_row": {}, "note": 1, "pair": "12"})
+    assert answer == "wrong arguments for strict: pair: Input should be a valid array"
+
+
+def test_half_an_emoji_in_an_argument_is_mended() -> None:
+    assert validate(_SEARCH, {"query": "a\ud83d"}) == {"query": "a\ufffd"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
