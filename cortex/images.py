@@ -38,6 +38,25 @@ def image(field: str, item: object) -> Image:
     raise ConfigError(f"{field}: must begin with http://, https:// or data:; pass a file's bytes, not its path")
 
 
+def kind_of(data: bytes) -> str | None:
+    """The type of an image that every vendor can see, by its first bytes; None for anything else."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return next((kind for magic, kind in _MAGIC if data.startswith(magic)), None)
+
+
+def data_url(url: str) -> tuple[str | None, bytes]:
+    """The type that a data URL tells, if any, and its bytes; ValueError says why it has none."""
+    head, comma, payload = url[5:].partition(",")
+    if url[:5].lower() != "data:" or not comma or not head.lower().endswith(";base64"):
+        raise ValueError("must be a data URL in base64, e.g. data:image/png;base64,...")
+    try:
+        data = base64.b64decode(payload, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("is not valid base64") from None
+    return head.split(";")[0].lower() or None, data
+
+
 def detail(field: str, given: object) -> Detail | None:
     """How closely a model is to look at an image."""
     if given is None:
@@ -54,23 +73,18 @@ def _linked(field: str, item: Image) -> Image:
 
 
 def _data_url(field: str, item: str) -> Image:
-    head, comma, payload = item[5:].partition(",")
-    if not comma or not head.lower().endswith(";base64"):
-        raise ConfigError(f"{field}: must be a data URL in base64, e.g. data:image/png;base64,...")
     try:
-        data = base64.b64decode(payload, validate=True)
-    except (binascii.Error, ValueError):
-        raise ConfigError(f"{field}: is not valid base64") from None
-    return _sniffed(field, data, head.split(";")[0].lower() or None)
+        declared, data = data_url(item)
+    except ValueError as error:
+        raise ConfigError(f"{field}: {error}") from None
+    return _sniffed(field, data, declared)
 
 
 def _sniffed(field: str, data: object, declared: str | None) -> Image:
     """The bytes decide what an image is; a declared type only counts where it agrees."""
     if not isinstance(data, bytes):
         raise ConfigError(f"{field}.data: must be bytes, not {checks.kind(data)}")
-    found = next((kind for magic, kind in _MAGIC if data.startswith(magic)), None)
-    if found is None and data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        found = "image/webp"
+    found = kind_of(data)
     if found is None:
         said = f" (declared as {declared})" if declared in _MEDIA_TYPES else ""
         raise ConfigError(f"{field}: is no PNG, JPEG, GIF or WebP{said}")

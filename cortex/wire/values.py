@@ -7,7 +7,6 @@ reading it gives a value or a ValueError, never anything else.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import math
@@ -15,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cortex import images
 from cortex.messages import Image, ToolCall
 
 MAX_DEPTH = 128  # no dialect and no schema nests deeper; far below what recursion bears
@@ -211,30 +211,24 @@ def id_grammar(pattern: str, prefix: str, length: int) -> Callable[[str], str]:
     return lambda ident: ident if fits(ident) else (prefix + digest(ident))[:length]
 
 
-_MAGIC = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"), (b"RIFF", "image/webp"))
-
-
 _ENDING = re.compile(r"\.(png|jpe?g|gif|webp)$", re.IGNORECASE)
 
 
 def media_type(image: Image) -> str:
-    """What kind of image: as told, else by its first bytes or its address's ending, else PNG."""
-    if image.media_type:
-        return image.media_type
-    if image.data:
-        return next((kind for magic, kind in _MAGIC if image.data.startswith(magic)), "image/png")
+    """What kind of image: by its first bytes, else as told, else by its address's ending, else PNG."""
+    known = images.kind_of(image.data or b"") or image.media_type
+    if known:
+        return known
     ending = _ENDING.search(re.split("[?#]", image.url or "", maxsplit=1)[0])
     return f"image/{ending[1].lower().replace('jpg', 'jpeg')}" if ending else "image/png"
 
 
 def data_url(url: str) -> tuple[str | None, bytes]:
     """The type and the bytes of a data URL; no bytes when it is none, or not in base64."""
-    head, _, payload = url.removeprefix("data:").partition(",")
     try:
-        data = base64.b64decode(payload, validate=True) if head.endswith(";base64") else b""
-    except (binascii.Error, ValueError):
-        data = b""
-    return head.split(";")[0] or None, data
+        return images.data_url(url)
+    except ValueError:
+        return None, b""
 
 
 def base64_of(image: Image) -> str:

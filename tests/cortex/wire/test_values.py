@@ -199,11 +199,32 @@ def test_an_id_that_fits_stays() -> None:
 @pytest.mark.parametrize(
     ("image", "kind"),
     [
-        (Image(data=b"\x89PNG..."), "image/png"),
+        (Image(data=b"\x89PNG\r\n\x1a\n..."), "image/png"),
         (Image(data=b"\xff\xd8\xff.."), "image/jpeg"),
+        (Image(data=b"RIFF\0\0\0\0WEBP"), "image/webp"),
+        (Image("image/png", b"GIF89a"), "image/gif"),
         (Image("image/tiff", b"II"), "image/tiff"),
+        (Image(data=b"RIFF\0\0\0\0WAVE"), "image/png"),
         (Image(data=b"?"), "image/png"),
+        (Image(url="https://x.y/a.JPG?size=2"), "image/jpeg"),
+        (Image(url="https://x.y/a"), "image/png"),
     ],
 )
 def test_an_images_kind(image: Image, kind: str) -> None:
     assert values.media_type(image) == kind
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("data:image/png;base64,aGk=", ("image/png", b"hi")),
+        ("DATA:IMAGE/PNG;charset=x;BASE64,aGk=", ("image/png", b"hi")),
+        ("data:;base64,aGk=", (None, b"hi")),
+        ("data:image/png;base64,???", (None, b"")),
+        ("data:image/png,hi", (None, b"")),
+        ("data:image/png;base64", (None, b"")),
+        ("https://x.y/a;base64,aGk=", (None, b"")),
+    ],
+)
+def test_a_data_url_holds_bytes_or_nothing(url: str, told: tuple[str | None, bytes]) -> None:
+    assert values.data_url(url) == told
