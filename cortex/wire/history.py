@@ -129,7 +129,7 @@ def tidy(request: Request, target: Target, id_of: Callable[[str], str], *, user_
     else:
         past = None
     tidier.take(messages[len(past.parts) if past else 0 :])
-    written = past.written if past else {}
+    written = past.written if past and not tidier.moved else {}
     if first is not None and tidier.settled:
         _memo.put(first, scope, tidier.past(messages, written))
     return tidier.history(request.system, written)
@@ -150,6 +150,8 @@ class _Past:
     used: frozenset[str]
     called: frozenset[str]
     loop_start: int
+    late: dict[str, list[tuple[int, ToolCall]]]
+    not_run: int
     written: dict[Hashable, list[Written]]
 
     def fits(self, messages: tuple[Message, ...]) -> bool:
@@ -174,6 +176,10 @@ class _Tidier:
         self._open: dict[str, list[ToolCall]] = {}
         self._results: dict[str, ToolResult] = {}  # for those that have one, by the id as we write it
         self._order: list[ToolCall] = []
+        # Calls that were answered as not run, each with its tool turn's place: a result may still come.
+        self._late: dict[str, list[tuple[int, ToolCall]]] = {}
+        self._not_run = 0  # how many of them got none
+        self.moved = False  # whether one did: a turn of long ago is another now
         self._turns: list[Turn] = []
         self._loop_start = 0
         self._system: list[str] = []
@@ -184,6 +190,7 @@ class _Tidier:
         self._used, self._called = set(past.used), set(past.called)
         self._turns, self._loop_start = [*past.turns], past.loop_start
         self._system, self._notes = [*past.system], {**past.notes}
+        self._late, self._not_run = {ident: [*calls] for ident, calls in past.late.items()}, past.not_run
 
     def take(self, messages: tuple[Message, ...]) -> None:
         """The next messages."""
@@ -213,12 +220,16 @@ class _Tidier:
             frozenset(self._used),
             frozenset(self._called),
             self._loop_start,
+            {ident: [*calls] for ident, calls in self._late.items()},
+            self._not_run,
             written,
         )
 
     def history(self, system: str, written: dict[Hashable, list[Written]]) -> History:
         """The end: what is still open is closed."""
         self._settle()
+        if self._not_run:
+            self._note("a tool call without a result was answered as not run")
         if not self._turns:  # nobody answers to nothing
             self._add("user", (Text(OPENING),))
         return History(
@@ -275,6 +286,7 @@ class _Tidier:
         ours = call
         if (ident, name, signature) != (call.id, call.name, call.signature):
             ours = attrs.evolve(call, id=ident, name=name, signature=signature)
+        self._late.pop(call.id, None)  # the id means another call now
         self._open.setdefault(call.id, []).append(ours)
         self._order.append(ours)
         self._called.add(name)
@@ -310,15 +322,23 @@ class _Tidier:
             self._add("user", tuple(rest))
 
     def _result(self, result: ToolResult) -> None:
-        waiting = self._open.get(result.call_id)
-        if not waiting:
+        if waiting := self._open.get(result.call_id):
+            call = waiting.pop(0)
+            self._results[call.id] = _result_of(call, result)
+        elif late := self._late.get(result.call_id):
+            place, call = late.pop(0)
+            self._move(place, _result_of(call, result))
+        else:
             self._note("a tool result without its call was left out")
-            return
-        call = waiting.pop(0)
-        content = result.content if result.content.strip() else NO_OUTPUT
-        if (call.id, call.name, content) != (result.call_id, result.name, result.content):
-            result = ToolResult(call.id, call.name, content, result.is_error)
-        self._results[call.id] = result
+
+    def _move(self, place: int, result: ToolResult) -> None:
+        """A result that came after a user, or an assistant, had gone on: it stands where its call is answered."""
+        self._note("a tool result that came late was moved to its call")
+        self._not_run -= 1
+        self.moved = True
+        parts = self._turns[place].parts
+        answers = (result if isinstance(one, ToolResult) and one.call_id == result.call_id else one for one in parts)
+        self._turns[place] = Turn("tool", tuple(answers))
 
     def _settle(self) -> None:
         """Close the calls: one tool turn, with a result for each, in the order of the calls."""
@@ -327,14 +347,22 @@ class _Tidier:
         parts: list[Part] = []
         for call in self._order:
             result = self._results.get(call.id)
-            if result is None:
-                self._note("a tool call without a result was answered as not run")
-                result = ToolResult(call.id, call.name, NO_RESULT, is_error=True)
-            parts.append(result)
+            parts.append(result or ToolResult(call.id, call.name, NO_RESULT, is_error=True))
+        self._add("tool", tuple(parts))
+        for ident, calls in self._open.items():
+            self._late.setdefault(ident, []).extend((len(self._turns) - 1, call) for call in calls)
+            self._not_run += len(calls)
         self._open.clear()
         self._results.clear()
         self._order.clear()
-        self._add("tool", tuple(parts))
+
+
+def _result_of(call: ToolCall, result: ToolResult) -> ToolResult:
+    """The result as that of this call; an empty one says so."""
+    content = result.content if result.content.strip() else NO_OUTPUT
+    if (call.id, call.name, content) == (result.call_id, result.name, result.content):
+        return result
+    return ToolResult(call.id, call.name, content, result.is_error)
 
 
 def result_text(result: ToolResult) -> str:

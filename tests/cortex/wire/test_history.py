@@ -120,3 +120,52 @@ def test_an_error_is_told_in_words_where_there_is_no_mark_for_it(dialect: str, r
     messages = (Message("user", (Text("go"),)), Message("assistant", calls), Message("tool", results))
     told = [one[2] for one in said_by(rules, dialect, *messages) if one[0] == "result"]
     assert told == ["Error: rows: 0", "rows: 0", "Error: This call was not run."]
+
+
+LATE = "a tool result that came late was moved to its call"
+NOT_RUN = "a tool call without a result was answered as not run"
+ASKED, CHANGED = Message("user", (Text("go"),)), Message("user", (Text("wait"),))
+
+
+def called(*idents: str) -> Message:
+    return Message("assistant", tuple(ToolCall(ident, "f", {}, "{}") for ident in idents))
+
+
+def came(*results: tuple[str, str]) -> Message:
+    return Message("tool", tuple(ToolResult(ident, "f", content) for ident, content in results))
+
+
+@pytest.mark.parametrize("grows", [False, True])
+@pytest.mark.parametrize("dialect", sorted(WIRES))
+@pytest.mark.parametrize(
+    ("messages", "results", "notes"),
+    [
+        ((ASKED, called("a"), CHANGED, came(("a", "42"))), ["42"], (LATE,)),
+        ((ASKED, called("a"), Message("assistant", (Text("hm"),)), came(("a", "42")), CHANGED), ["42"], (LATE,)),
+        ((ASKED, called("a", "b"), CHANGED, came(("b", "2")), ASKED), [None, "2"], (LATE, NOT_RUN)),
+        ((ASKED, called("a", "b"), came(("b", "2")), CHANGED, came(("a", "1")), ASKED), ["1", "2"], (LATE,)),
+        ((ASKED, called("0"), CHANGED, called("0"), came(("0", "2")), ASKED), [None, "2"], (NOT_RUN,)),
+        ((ASKED, called("0", "0"), CHANGED, came(("0", "1"), ("0", "2"))), ["1", "2"], (LATE,)),
+        (
+            (ASKED, called("a"), CHANGED, came(("a", "1"), ("a", "2"))),
+            ["1"],
+            (LATE, "a tool result without its call was left out"),
+        ),
+        ((ASKED, called("a"), CHANGED), [None], (NOT_RUN,)),
+    ],
+)
+def test_a_result_that_comes_late_belongs_to_its_call(
+    messages: tuple[Message, ...],
+    results: list[str | None],
+    notes: tuple[str, ...],
+    dialect: str,
+    grows: bool,
+    rules: Any,
+) -> None:
+    for end in range(1, len(messages)) if grows else ():
+        encode(dialect, messages[:end])
+    call = encode(dialect, messages)
+    told = [one[2].removeprefix("Error: ") for one in rules.said(dialect, json.loads(call.body)) if one[0] == "result"]
+    assert told == [result or history.NO_RESULT for result in results]
+    assert call.notes == notes
+    assert call == encode(dialect, unknown(messages))
