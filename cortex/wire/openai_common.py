@@ -118,9 +118,10 @@ def system_of(request: Request, history: History, target: Target, row: Row) -> s
     return f"{history.system}\n\nAnswer with one JSON object that satisfies this JSON schema: {told}".strip()
 
 
-def named_schema(output: OutputSchema, row: Row) -> dict[str, Any]:
+def named_schema(output: OutputSchema, target: Target, row: Row) -> dict[str, Any]:
     """The schema of a structured answer, strict where it can be."""
-    name, strict = row.safe_name(output.name), strict_schema(output.schema)
+    name = row.safe_name(output.name)
+    strict = strict_schema(output.schema) if row.strict.match(model_of(target)) else None
     if strict is None:
         return {"name": name, "schema": output.schema}
     return {"name": name, "schema": strict, "strict": True}

@@ -91,7 +91,7 @@ def encode(request: Request, target: Target) -> HttpCall:
         if choice := choice_of(request, target, row, notes):
             body["tool_choice"] = _choice(choice)
     if request.output:
-        schema = {"type": "json_schema", **named_schema(request.output, row)}
+        schema = {"type": "json_schema", **named_schema(request.output, target, row)}
         body["text"] = {"format": schema if row.takes_schema(model_of(target), request) else {"type": "json_object"}}
     if request.max_tokens is not None:
         body["max_output_tokens"] = max(request.max_tokens, row.least)

@@ -59,7 +59,8 @@ class Row:
 
     `names_reasoning_models`: model names mean what they mean at OpenAI. `encrypts`: gives encrypted reasoning, to be
     brought back, where the model's name tells that it reasons. `stream_usage`: knows `stream_options.include_usage`.
-    `json_schema`: the models that know it as a response format, `schema_alone`: neither beside tools nor in a stream.
+    `json_schema`: the models that know it as a response format, `strict`: those that can be held to it strictly,
+    `schema_alone`: neither beside tools nor in a stream.
     `thinks`: the models that think unasked, and aloud: they want all they thought back, in `thinking_field`, cannot be
     made to call a tool, and take no temperature. `call_id`: its grammar of call ids. `seed`: what the seed is called,
     None where there is none. `effort`: a model's word for an effort, None where it takes none. `reasoning`: takes
@@ -73,6 +74,7 @@ class Row:
     encrypts: bool = False
     stream_usage: bool = True
     json_schema: re.Pattern[str] = _ALL
+    strict: re.Pattern[str] = _ALL
     schema_alone: bool = False
     thinks: re.Pattern[str] = _NONE
     thinking_field: str | None = None
@@ -190,6 +192,7 @@ ROWS = (
     Row(
         "groq.com",
         json_schema=re.compile("openai/gpt-oss|moonshotai/kimi|meta-llama/llama-4"),
+        strict=re.compile("openai/gpt-oss"),
         schema_alone=True,
         effort=_graded("low medium high", "openai/gpt-oss"),
         stops=4,

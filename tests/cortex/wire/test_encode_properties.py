@@ -24,6 +24,8 @@ TARGETS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("openai_chat", "https://api.deepseek.com", "deepseek-chat", {}),
     ("openai_chat", "https://api.moonshot.cn/v1", "kimi-k2.6", {}),
     ("openai_chat", "https://openrouter.ai/api/v1", "m", {}),
+    ("openai_chat", "https://api.groq.com/openai/v1", "moonshotai/kimi-k2-instruct", {}),
+    ("openai_chat", "https://api.groq.com/openai/v1", "openai/gpt-oss-20b", {}),
     ("openai_responses", "https://api.openai.com/v1", "m", {}),
     ("openai_responses", "https://r.openai.azure.com", "m", {"api_version": "v"}),
     ("openai_responses", "https://api.deepseek.com", "m", {}),

@@ -382,6 +382,14 @@ def test_an_output_schema_is_strict_only_when_it_can_be() -> None:
         assert sent["json_schema"] == {"name": "my_answer", "schema": schema, **({"strict": True} if strict else {})}
 
 
+@pytest.mark.parametrize(("model", "strict"), [("openai/gpt-oss-120b", True), ("moonshotai/kimi-k2-instruct", False)])
+def test_groq_holds_only_some_models_to_a_schema_strictly(model: str, strict: bool) -> None:
+    closed = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
+    request = Request(HELLO, output=OutputSchema("o", closed))
+    sent = encode(request, base_url="https://api.groq.com/openai/v1", model=model)["response_format"]["json_schema"]
+    assert sent == {"name": "o", "schema": closed, **({"strict": True} if strict else {})}
+
+
 def test_where_no_schema_is_known_the_model_is_told_it() -> None:
     output = OutputSchema("x", {"type": "object", "title": "Findme"})
     body = encode(Request(HELLO, output=output), base_url="https://api.deepseek.com")
