@@ -176,14 +176,14 @@ ROWS = (
     ),
     # https://api-docs.deepseek.com/guides/json_mode and .../thinking_mode: a model that thinks, as all do by themselves
     # but deepseek-chat, refuses to be made to call, passes a temperature over, and answers 400 to a conversation with
-    # tools in which any thought of an earlier answer is missing.
+    # tools in which any thought of an earlier answer is missing. It takes any effort, and has two: low and high.
     Row(
         "deepseek.com",
         json_schema=_NONE,
         thinks=re.compile("(?!deepseek-chat)"),
         thinking_field="reasoning_content",
         seed=None,
-        effort=_NO_EFFORT,
+        effort=_graded("minimal low medium high", "(?!deepseek-chat)"),
         stops=16,
     ),
     MOONSHOT,

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
-from cortex.messages import Image, Message, OutputSchema, Request, Text, ToolSpec
+from cortex.messages import EFFORTS, Image, Message, OutputSchema, Request, Text, ToolSpec
 from cortex.wire import WIRES
 from cortex.wire.codec import HttpCall, Target
 
@@ -118,6 +118,8 @@ ROWS: dict[tuple[str, str], list[Row]] = {
         ("deepseek-reasoner", {"tools": TOOL, "tool_choice": "f"}, {"tool_choice": ...}, (UNFORCED,)),
         ("deepseek-reasoner", {"tools": TOOL, "tool_choice": "none"}, {"tool_choice": "none"}, ()),
         ("deepseek-reasoner", {"temperature": 0.5}, {"temperature": ...}, (OWN_HEAT,)),
+        *(("deepseek-v4-pro", {"effort": word}, {"reasoning_effort": word}, ()) for word in EFFORTS),
+        ("deepseek-chat", {"effort": "high"}, {"reasoning_effort": ...}, (NO_EFFORT,)),
         (
             "deepseek-v4-pro",
             {"temperature": 0.5, "tools": TOOL, "tool_choice": "f", "extra": {"thinking": {"type": "disabled"}}},
@@ -139,6 +141,7 @@ ROWS: dict[tuple[str, str], list[Row]] = {
     ("openai_responses", DEEPSEEK): [
         ("deepseek-reasoner", {"tools": TOOL, "tool_choice": "f"}, {"tool_choice": ...}, (UNFORCED,)),
         ("deepseek-reasoner", {"temperature": 0.5}, {"temperature": ...}, (OWN_HEAT,)),
+        ("deepseek-flash", {"effort": "low"}, {"reasoning": {"effort": "low"}}, ()),
     ],
     ("openai_chat", GROQ): [
         ("openai/gpt-oss-20b", {"effort": "low"}, {"reasoning_effort": "low"}, ()),
