@@ -31,7 +31,6 @@ from cortex.policy import Policy
 from cortex.protocol import Call, ProviderRecheck, ProviderSwitch, Publish, Refused, Served, Snapshot
 from cortex.routing import Lane
 from cortex.timers import Chance, Timers
-from cortex.transport import Transport
 from cortex.ward import Running, Ward
 from cortex.wire import WIRES
 from cortex.wire.codec import Target
@@ -80,9 +79,8 @@ class Provider(actors.Actor[Call | Publish | ProviderRecheck | ProviderSwitch]):
         if self._given is not None:
             self._client = self._given  # the user's: opened and closed by the user
         else:
-            self._client = await self.ctx.enter(await new_client(self._config))
-            if isinstance(self._client, Transport):
-                self.ctx.spawn(self._client.sweep_forever)
+            self._client = client = await self.ctx.enter(new_client(self._config))
+            self.ctx.spawn(client.sweep_forever)
         config, now = self._config, trio.current_time()
         self._ward = Ward.new(
             config.name, self.ctx.rng, now, max_concurrency=config.max_concurrency, enabled=config.enabled

@@ -14,11 +14,18 @@ def causes(error: BaseException) -> list[BaseException]:
     current: BaseException | None = error
     while current is not None and current not in chain and len(chain) < 10:
         chain.append(current)
-        # One address, one exception; of several addresses the last one tried speaks for all.
-        inside = current.exceptions[-1] if isinstance(current, BaseExceptionGroup) else None
+        inside = _inside(current)
         around = None if current.__suppress_context__ else current.__context__
         current = inside or current.__cause__ or around
     return chain
+
+
+def _inside(error: BaseException) -> BaseException | None:
+    """Of a group: one address, one exception; of several addresses the last one tried speaks for all. httpcore forgets
+    the cause of an exception, but says it with that very exception."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.exceptions[-1]
+    return next((one for one in error.args[:1] if isinstance(one, BaseException)), None)
 
 
 def words(error: BaseException) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ssl
-import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any, NoReturn, TypeAlias
+from typing import Any
 
 import attrs
 import h11
@@ -18,18 +17,12 @@ from .causes import words
 from .connection import Body, Connection, Timeouts
 from .dial import Connect, TcpConnect, secure
 from .pool import Slots
+from .pooled import KEEPALIVE_SECONDS, Origin, Pooled, origin_of
 from .progress import Progress
-from .tls import Cert, tls_context
-
-Origin: TypeAlias = tuple[str, str, int]
-
-KEEPALIVE_SECONDS = 5.0
-"""Servers give up idle connections after 5 s and more; a shorter wait here loses fewer races against that."""
-
-_PORTS = {"http": 80, "https": 443}
+from .tls import Cert, Trust
 
 
-class Transport(httpx.AsyncBaseTransport):
+class Transport(Pooled[Connection]):
     """HTTP/1.1 over trio, for `httpx.AsyncClient(transport=Transport())` or on its own.
 
     `verify`: True (the system's trust), False, the path of a CA bundle or of a directory, or a context of your own.
@@ -37,52 +30,38 @@ class Transport(httpx.AsyncBaseTransport):
     in order; an idle one is kept for `keepalive_expiry` seconds. `connect` opens connections (tests, tunnels).
 
     Raises httpx's exceptions, whose message is never empty; each has `phase` (`cortex.messages.Phase`) and `reused`.
-    Response extensions: `http_version`, `reason_phrase`.
+    Request extensions: `timeout`, `target`, `sni_hostname`; of the response: `http_version`, `reason_phrase`.
     """
 
     def __init__(
         self,
         *,
-        verify: bool | str | ssl.SSLContext = True,
+        verify: bool | str | ssl.SSLContext | Trust = True,
         cert: Cert | None = None,
         max_connections: int = 1000,
         keepalive_expiry: float = KEEPALIVE_SECONDS,
         connect: Connect | None = None,
     ) -> None:
-        self._verify = verify
-        self._cert = cert
-        self._trust: ssl.SSLContext | None = None if isinstance(verify, bool | str) else verify
-        self._max_connections = max_connections
-        self._expiry = keepalive_expiry
+        super().__init__(max_connections, keepalive_expiry)
+        self._trust = verify if isinstance(verify, Trust) else Trust(verify, cert)
         self._connect = connect or TcpConnect()
-        self._origins: dict[Origin, Slots[Connection]] = {}
-        self._swept = 0.0
-        self._rested = trio.Event()
-        self._drift = float("inf")
-        self._last: tuple[httpx.URL | None, Origin] = None, ("", "", 0)
-        self._closed = False
-
-    def __repr__(self) -> str:
-        used = sum(slots.in_use for slots in self._origins.values())
-        return f"<Transport: {used} connections in use, {sum(slots.idle for slots in self._origins.values())} idle>"
+        self._last: tuple[httpx.URL | None, Origin] = None, ("", "", 0, "")
 
     # ---- one request
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        trace = request.extensions.get("trace")
-        progress = trace if isinstance(trace, Progress) else Progress()
-        progress.phase = Phase.NOT_SENT
+        progress = Progress.of(request)
         try:
             return await self._carry(request, progress)
         except httpx.HTTPError as error:
             _mark(error, progress)
-            if not progress.reused and isinstance(self._verify, bool | str):
-                self._trust = None  # certificates may be renewed while we run; it may be the first read that tells
+            if not progress.reused:
+                self._trust.forget()  # it may be the first read that tells of a certificate that was renewed
             raise
 
     async def _carry(self, request: httpx.Request, progress: Progress) -> httpx.Response:
-        timeouts = Timeouts(**request.extensions.get("timeout", {}))
-        origin = self._origin_of(request.url)
+        timeouts = Timeouts.of(request)
+        origin = self._origin_of(request)
         head, body = _head(request), _body(request)
         now = trio.current_time()
         slots = self._slots_of(origin, now)
@@ -95,10 +74,10 @@ class Transport(httpx.AsyncBaseTransport):
             reply = await connection.exchange(head, body, timeouts, progress)
             progress.phase = Phase.HEADERS
         except BaseException:
-            self._leave(origin, slots, connection, good=False)
+            self._give_back(origin, slots, connection, good=False)
             raise
         stream = ReplyStream(
-            connection, timeouts.read, progress, lambda good: self._leave(origin, slots, connection, good)
+            connection, timeouts.read, progress, lambda good: self._give_back(origin, slots, connection, good)
         )
         headers = reply.headers.raw_items()
         response = httpx.Response(
@@ -111,98 +90,38 @@ class Transport(httpx.AsyncBaseTransport):
             response.headers.encoding = "ascii"  # what httpx would find, anew each time that it looks for a header
         return response
 
-    def _origin_of(self, url: httpx.URL) -> Origin:
+    def _origin_of(self, request: httpx.Request) -> Origin:
         """Whoever makes many requests makes them with the same object: taking it apart takes as long as a lookup."""
-        if url is not self._last[0]:
-            self._last = url, _origin(url)
+        if name := request.extensions.get("sni_hostname"):
+            return origin_of(request.url, name)
+        if request.url is not self._last[0]:
+            self._last = request.url, origin_of(request.url)
         return self._last[1]
 
-    def _slots_of(self, origin: Origin, now: float) -> Slots[Connection]:
-        if self._closed:
-            raise httpx.LocalProtocolError("this transport is closed")
-        self._wake(now)
-        self._sweep(now)
-        slots = self._origins.get(origin)
-        if slots is None:
-            slots = self._origins[origin] = Slots(self._max_connections, self._expiry)
-        return slots
-
-    def _wake(self, now: float) -> None:
-        """Close what slept along with the machine: peers gave it up long ago, while the loop's clock stood still."""
-        drift = time.time() - now
-        if drift - self._drift > self._expiry:
-            for slots in self._origins.values():
-                slots.close_idle()
-        self._drift = drift
-
-    def _sweep(self, now: float) -> None:
-        """Now and then, close what grew old at origins that nobody comes back to."""
-        if now - self._swept < self._expiry:
-            return
-        self._swept = now
-        for origin, slots in list(self._origins.items()):
-            slots.sweep(now)
-            if slots.is_unused:
-                del self._origins[origin]
-
-    async def sweep_forever(self) -> NoReturn:
-        """Run it beside the calls: what grew old is closed also when no call comes any more, within twice its time.
-
-        Without it a server's good-bye is heard when the next call comes; until then its socket is half closed.
-        """
-        while True:
-            if not any(slots.idle for slots in self._origins.values()):
-                self._rested = trio.Event()
-                await self._rested.wait()
-            await trio.sleep(self._expiry)
-            self._sweep(trio.current_time())
-
-    async def _wait(self, slots: Slots[Connection], patience: float | None) -> Connection | None:
-        with trio.move_on_after(float("inf") if patience is None else patience):
-            return await slots.wait()
-        raise httpx.PoolTimeout(f"all {slots.limit} connections were in use for {patience:g} s")
-
-    def _leave(self, origin: Origin, slots: Slots[Connection], connection: Connection | None, good: bool) -> None:
-        """Give the slot back, and the connection with it if it can serve again."""
+    def _give_back(self, origin: Origin, slots: Slots[Connection], connection: Connection | None, good: bool) -> None:
+        """Leave the slot, and the connection with it if it can serve again."""
         if connection is not None and not (good and connection.rewind()):
             connection.close()
             connection = None
-        slots.give(connection, trio.current_time())
-        if slots.is_unused:
-            self._origins.pop(origin, None)
-        self._rested.set()
+        self._leave(origin, slots, connection)
 
     # ---- a new connection
 
     async def _open(self, origin: Origin, patience: float | None) -> Connection:
-        scheme, host, port = origin
-        step = "to connect"
+        scheme, host, port, name = origin
+        step = "to read the certificates"
         with trio.move_on_after(float("inf") if patience is None else patience):
             try:
-                context = await self._context() if scheme == "https" else None  # before there is a socket to lose
+                context = await self._trust.context() if scheme == "https" else None  # before there is a socket to lose
+                step = "to connect"
                 link = await self._connect(host, port)
                 if context is not None:
                     step = "to agree on TLS"
-                    link = await secure(link, context, host)
+                    link = await secure(link, context, name)
                 return Connection(link)
             except OSError as error:
                 raise httpx.ConnectError(words(error) or f"{host}:{port} cannot be reached") from error
         raise httpx.ConnectTimeout(f"{host}:{port} took more than {patience:g} s {step}")
-
-    async def _context(self) -> ssl.SSLContext:
-        if self._trust is None:
-            assert isinstance(self._verify, bool | str)
-            self._trust = await trio.to_thread.run_sync(tls_context, self._verify, self._cert)
-        return self._trust
-
-    # ---- the end
-
-    async def aclose(self) -> None:
-        """Close what is idle; what is under way goes on, and is closed at its end."""
-        self._closed = True
-        for slots in self._origins.values():
-            slots.close()
-        await trio.lowlevel.checkpoint()
 
 
 @attrs.define(eq=False)
@@ -254,18 +173,12 @@ def _mark(error: httpx.HTTPError, progress: Progress) -> None:
     told.phase, told.reused = progress.phase, progress.reused
 
 
-def _origin(url: httpx.URL) -> Origin:
-    host = url.raw_host.decode("ascii")
-    if url.scheme not in _PORTS or not host:
-        raise httpx.UnsupportedProtocol(f"{url.scheme!r} is no scheme of this transport: use http or https, and a host")
-    return url.scheme, host, _PORTS[url.scheme] if url.port is None else url.port
-
-
 def _head(request: httpx.Request) -> h11.Request:
     if request.method == "CONNECT":
         raise httpx.LocalProtocolError("CONNECT opens a tunnel, and this transport has no way to hand one out")
     try:
-        return h11.Request(method=request.method, target=request.url.raw_path, headers=request.headers.raw)
+        target = request.extensions.get("target", request.url.raw_path)
+        return h11.Request(method=request.method, target=target, headers=request.headers.raw)
     except h11.LocalProtocolError as error:
         raise httpx.LocalProtocolError(str(error)) from error
 

@@ -47,6 +47,12 @@ class Timeouts:
     write: float | None = None
     pool: float | None = None
 
+    @classmethod
+    def of(cls, request: httpx.Request) -> Timeouts:
+        """Those of a request."""
+        given = request.extensions.get("timeout", {}).get
+        return cls(given("connect"), given("read"), given("write"), given("pool"))
+
 
 class Connection:
     """One at a time: `exchange` a request, `read` the body of its reply to the end, and so on."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
+import httpx
 
 from cortex.messages import Phase
 
@@ -22,18 +23,38 @@ class Progress:
     phase: Phase = Phase.SENT
     reused: bool = False
     """The connection had served before."""
+    socket: Any = None
+    """Of the connection that httpx opened for it."""
+    when_sent: Callable[[], None] | None = None
+    """Called when the request itself begins to be sent; what is said to a proxy before is no part of it."""
     _opened: bool = False
-    _stream: Any = None
+    _tunnelling: bool = False
+
+    @classmethod
+    def of(cls, request: httpx.Request) -> Progress:
+        """That of a request, which has not been sent yet."""
+        trace = request.extensions.get("trace")
+        progress = trace if isinstance(trace, cls) else cls()
+        progress.phase, progress.reused = Phase.NOT_SENT, False
+        return progress
 
     async def __call__(self, name: str, info: Mapping[str, Any]) -> None:
-        match name:
-            case "connection.connect_tcp.started":
+        """An event of httpcore's. Its first word tells who speaks: the connection, a proxy, a protocol."""
+        match name.partition(".")[2]:
+            case "connect_tcp.started":
                 self.phase, self._opened = Phase.NOT_SENT, True
-            case "connection.connect_tcp.complete":
-                self._stream = info["return_value"]
-            case "connection.start_tls.failed" if self._stream is not None:
-                self._stream.get_extra_info("socket").close()
-            case "http11.send_request_headers.started":
-                self.phase, self.reused = Phase.SENT, not self._opened
-            case "http11.receive_response_headers.complete":
+            case "connect_tcp.complete":
+                self.socket = info["return_value"].get_extra_info("socket")
+            case "start_tls.failed" if self.socket is not None:
+                self.socket.close()
+            case "send_request_headers.started":
+                self._tunnelling = info["request"].method == b"CONNECT"
+                if not self._tunnelling:
+                    self._sent()
+            case "receive_response_headers.complete" if not self._tunnelling:
                 self.phase = Phase.HEADERS
+
+    def _sent(self) -> None:
+        self.phase, self.reused = Phase.SENT, not self._opened
+        if self.when_sent is not None:
+            self.when_sent()

@@ -12,8 +12,48 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
+import trio
+
+PROTOCOLS = ["http/1.1"]
+READERS = 2
+"""Threads of one client that read certificates: of its own, for others may need all that there are."""
+
 Cert: TypeAlias = str | tuple[str, ...]
 """A client's certificate: a PEM file that holds its key, too; or certificate and key; or these and its password."""
+
+
+class Trust:
+    """Whom a client trusts, and who it is itself, read when it is first needed. `verify` may be a context of the
+    user's own, which is then told, as httpx does, that HTTP/1.1 is all we speak.
+
+    OSError for a file that cannot be read or does not fit.
+    """
+
+    def __init__(self, verify: bool | str | ssl.SSLContext, cert: Cert | None) -> None:
+        self._files = (verify, cert) if isinstance(verify, bool | str) else None
+        self._context = None if isinstance(verify, bool | str) else verify
+        self._reading = trio.Lock()
+        self._threads = trio.CapacityLimiter(READERS)
+        if self._context is not None:
+            self._context.set_alpn_protocols(PROTOCOLS)
+
+    async def context(self) -> ssl.SSLContext:
+        """The context. Many who come at once wait for one reading; who leaves leaves it alone."""
+        if self._context is None:
+            async with self._reading:
+                await self._read()
+        assert self._context is not None
+        return self._context
+
+    async def _read(self) -> None:
+        if self._context is None and self._files is not None:
+            read = trio.to_thread.run_sync
+            self._context = await read(tls_context, *self._files, abandon_on_cancel=True, limiter=self._threads)
+
+    def forget(self) -> None:
+        """Look at the files again next time: certificates may be renewed while we run."""
+        if self._files is not None:
+            self._context = None
 
 
 def tls_context(verify: bool | str = True, cert: Cert | None = None) -> ssl.SSLContext:
@@ -31,7 +71,7 @@ def tls_context(verify: bool | str = True, cert: Cert | None = None) -> ssl.SSLC
 @lru_cache(maxsize=16)
 def _read(verify: bool | str, cert: Cert | None, _changed: tuple[int, ...]) -> ssl.SSLContext:
     context = _trusting(verify)
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(PROTOCOLS)
     if cert is not None:
         file, key, password = (cert, None, "") if isinstance(cert, str) else (*cert, "")[:3]
         context.load_cert_chain(file, key, password)  # with None OpenSSL would ask for one at the terminal

@@ -48,7 +48,7 @@ async def once(
     config, target = at(url, **more)
     wire = WIRES["openai_chat"]
     http = wire.encode(attrs.evolve(ASK, stream=emit is not None), target)
-    async with client or await new_client(config) as transport:
+    async with client or new_client(config) as transport:
         return (await exchange(transport, wire, target, http, timers, emit)).result
 
 

@@ -251,3 +251,50 @@ def _peers() -> type[Peers]:
 @pytest.fixture
 def peers() -> Peers:
     return Peers()
+
+
+# ------------------------------------------------------------------------------------------------ tunnels
+
+
+class Tunnel:
+    """A proxy that makes tunnels: it says `reply` to CONNECT, and passes on to `port` what comes then; None: to nobody,
+    and it says nothing more."""
+
+    def __init__(self, reply: bytes = b"HTTP/1.1 200 OK\r\n\r\n", port: int | None = None) -> None:
+        self.open = 0
+        self.most = 0
+        self.heads: list[bytes] = []
+        self._reply = reply
+        self._port = port
+
+    async def __call__(self, client: trio.SocketStream) -> None:
+        self.open += 1
+        self.most = max(self.most, self.open)
+        try:
+            if (request := await heard(client)) is not None:
+                self.heads.append(request[0])
+            if self._reply:
+                await client.send_all(self._reply)
+            if self._port is None:
+                async for _ in client:
+                    pass
+                return
+            async with await trio.open_tcp_stream("127.0.0.1", self._port) as server, trio.open_nursery() as nursery:
+                nursery.start_soon(_pass_on, client, server)
+                nursery.start_soon(_pass_on, server, client)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        finally:
+            self.open -= 1
+
+
+async def _pass_on(source: trio.SocketStream, target: trio.SocketStream) -> None:
+    async for data in source:
+        await target.send_all(data)
+    await target.send_eof()
+
+
+@pytest.fixture(scope="session")
+def tunnel() -> type[Tunnel]:
+    """`tunnel(reply, port)`: a handler that is a proxy."""
+    return Tunnel

@@ -561,3 +561,38 @@ def test_a_proxy_that_needs_another_package(monkeypatch: pytest.MonkeyPatch) -> 
     message = refused(proxy="socks5://me:pass-word@proxy:1080")
     assert message.startswith("providers.openai.proxy: a SOCKS proxy needs another package")
     assert "pass-word" not in message
+
+
+# ------------------------------------------------------------------------------------------------ through a proxy
+
+ANSWER = b'{"choices":[{"index":0,"message":{"role":"assistant","content":"safe"},"finish_reason":"stop"}]}'
+SAFE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(ANSWER), ANSWER)
+
+
+@pytest.mark.parametrize("way", ["none", "tunnel", "httpx"])
+async def test_t1_a_certificate_that_nobody_trusts_is_told_whoever_carries_the_request(
+    way: str, good: tuple[str, str], secured: Any, serve: Any, tunnel: Any
+) -> None:
+    url = await serve(secured(good), "https")
+    given = {"api_key": "k", "base_url": f"{url}/v1"}
+    if way == "tunnel":
+        given["proxy"] = await serve(tunnel(port=httpx.URL(url).port))
+    transport = httpx.AsyncHTTPTransport(trust_env=False) if way == "httpx" else None
+    async with cortex.Engine({"openai": given}, worker_model="gpt-4o", transport=transport) as engine:
+        with pytest.raises(cortex.ProviderUnavailable, match="unable to get local issuer certificate") as caught:
+            await engine.complete("hi")
+        assert caught.value.kind == "certificate"
+        assert [attempt.outcome for attempt in caught.value.attempts] == ["config"]
+        assert engine.health()["openai"].status == "down"
+
+
+async def test_a_tunnel_serves_again_and_again(
+    ca: Authority, good: tuple[str, str], secured: Any, serve: Any, tunnel: Any
+) -> None:
+    url = await serve(secured(good, reply=SAFE), "https")
+    proxy = tunnel(port=httpx.URL(url).port)
+    given = {"api_key": "k", "base_url": f"{url}/v1", "proxy": await serve(proxy), "verify": ca.file}
+    async with cortex.Engine({"openai": given}, worker_model="gpt-4o") as engine:
+        for _ in range(3):
+            assert (await engine.complete("hi")).content == "safe"
+    assert len(proxy.heads) == 1
