@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 import attrs
 
 from cortex.messages import Image, Message, Part, Request, Text, Thinking, ToolCall, ToolResult
-from cortex.wire.codec import Target
+from cortex.wire.codec import Json, Target
 from cortex.wire.memo import Memo
 from cortex.wire.values import data_url, dumps
 
@@ -72,6 +72,12 @@ def in_role(role: str, before: str | None, field: str, blocks: list[dict[str, An
 
 
 CLOSING = b"]}"
+
+
+def with_system(system: str, messages: list[bytes]) -> Json:
+    """For dialects whose system prompt is the first message: the list of all."""
+    first = [dumps({"role": "system", "content": system}), b","] if system else []
+    return Json([b"[", *first, *messages, b"]"])
 
 
 @attrs.frozen

@@ -24,10 +24,10 @@ from cortex.messages import (
     ToolResult,
     Usage,
 )
-from cortex.wire.codec import HttpCall, HttpReply, Json, Target, Wire, get, post
+from cortex.wire.codec import HttpCall, HttpReply, Target, Wire, get, post
 from cortex.wire.draft import newest
 from cortex.wire.faults import Rules, phrase
-from cortex.wire.history import NO_IMAGE, Turn, TurnRole, details_lost, result_text, tidy
+from cortex.wire.history import NO_IMAGE, Turn, TurnRole, details_lost, result_text, tidy, with_system
 from cortex.wire.ndjson import NdjsonDecoder
 from cortex.wire.stream import Fold, decode_with
 from cortex.wire.values import arguments_object, as_dict, as_list, as_text, base64_of, count, dumps
@@ -57,7 +57,7 @@ def encode(request: Request, target: Target) -> HttpCall:
     tools = _tools(request, notes)
     body: dict[str, Any] = {"model": target.model}
     system = _set_output(request, history.system, body, tools, notes)
-    body["messages"] = _messages(system, messages)
+    body["messages"] = with_system(system, messages)
     if tools:
         body["tools"] = tools
     think = _think(request, target.model, notes)
@@ -150,11 +150,6 @@ def _level(request: Request, notes: list[str]) -> bool | str:
 
 
 # ------------------------------------------------------------------------------------------------------ its messages
-
-
-def _messages(system: str, messages: list[bytes]) -> Json:
-    first = dumps({"role": "system", "content": system}) if system else b""
-    return Json([b"[", first, b"," if first and messages else b"", *messages, b"]"])
 
 
 def _write(turn: Turn, before: TurnRole | None, running: bool) -> tuple[bytes, list[str]]:

@@ -19,7 +19,6 @@ from cortex.messages import (
     Finish,
     Image,
     Kind,
-    Part,
     Progress,
     Request,
     StreamEvent,
@@ -29,9 +28,9 @@ from cortex.messages import (
     ToolResult,
     Usage,
 )
-from cortex.wire.codec import HttpCall, HttpReply, Json, Target, Wire, post
+from cortex.wire.codec import HttpCall, HttpReply, Target, Wire, post
 from cortex.wire.draft import OpenCall, Run, newest
-from cortex.wire.history import NOD, Turn, TurnRole, result_text, tidy
+from cortex.wire.history import NOD, Turn, TurnRole, result_text, tidy, with_system
 from cortex.wire.openai_common import (
     RULES,
     address,
@@ -44,6 +43,7 @@ from cortex.wire.openai_common import (
     probe,
     set_sampling,
     system_of,
+    user_content,
     with_output,
 )
 from cortex.wire.openai_rows import UNTHOUGHT, Row, model_of, row_of
@@ -96,7 +96,7 @@ def encode(request: Request, target: Target) -> HttpCall:
         messages[-1] = messages[-1].removesuffix(b"}") + b',"prefix":true}'
     notes = [*history.notes, *left_out]
     system = system_of(request, history, target, row)
-    body: dict[str, Any] = {"model": target.model, "messages": _messages(system, messages)}
+    body: dict[str, Any] = {"model": target.model, "messages": with_system(system, messages)}
     if request.tools:
         body["tools"] = [
             {"type": "function", "function": {"name": t.name, "description": t.description, "parameters": t.parameters}}
@@ -148,11 +148,6 @@ def _set_stop_and_seed(body: dict[str, Any], request: Request, target: Target, r
             notes.append("seed was left out: this vendor takes none")
 
 
-def _messages(system: str, messages: list[bytes]) -> Json:
-    first = dumps({"role": "system", "content": system}) if system else b""
-    return Json([b"[", first, b"," if first and messages else b"", *messages, b"]"])
-
-
 def _write(
     thinking: str | None, nods: bool, turn: Turn, before: TurnRole | None, _running: bool
 ) -> tuple[bytes, list[str]]:
@@ -161,23 +156,14 @@ def _write(
         messages = [_assistant(turn, thinking, notes)]
     elif turn.role == "user":
         nod = [{"role": "assistant", "content": NOD}] if nods and before == "tool" else []
-        messages = [*nod, {"role": "user", "content": _user_content(turn.parts)}]
+        messages = [*nod, {"role": "user", "content": user_content(turn.parts, "text", _image)}]
     else:
         messages = [_result(part) for part in turn.parts if isinstance(part, ToolResult)]
     return (b"," if before else b"") + dumps(messages)[1:-1], notes
 
 
-def _user_content(parts: tuple[Part, ...]) -> str | list[dict[str, Any]]:
-    """Plain text wherever that is all: not every compatible server reads a list of parts."""
-    if all(isinstance(part, Text) for part in parts):
-        return "\n\n".join(part.text for part in parts if isinstance(part, Text))
-    content: list[dict[str, Any]] = []
-    for part in parts:
-        if isinstance(part, Text):
-            content.append({"type": "text", "text": part.text})
-        elif isinstance(part, Image):
-            content.append({"type": "image_url", "image_url": {"url": image_url(part), **detail_of(part)}})
-    return content
+def _image(image: Image) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": image_url(image), **detail_of(image)}}
 
 
 def _assistant(turn: Turn, thinking: str | None, notes: list[str]) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-from cortex.messages import Image, Kind, OutputSchema, Request
+from cortex.messages import Image, Kind, OutputSchema, Part, Request, Text
 from cortex.wire.codec import HttpCall, Target, get
 from cortex.wire.faults import Rules, phrase
 from cortex.wire.history import History
@@ -161,6 +162,17 @@ def effort_of(request: Request, target: Target, row: Row, notes: list[str]) -> s
     elif word != request.effort:
         notes.append(f"effort {request.effort} was told as {word}: this model does not know it")
     return word
+
+
+def user_content(
+    parts: tuple[Part, ...], text: str, image_of: Callable[[Image], dict[str, Any]]
+) -> str | list[dict[str, Any]]:
+    """What a user says: plain text wherever that is all, as not every compatible server reads a list of parts; else
+    parts, those of type `text` among them."""
+    if all(isinstance(part, Text) for part in parts):
+        return "\n\n".join(part.text for part in parts if isinstance(part, Text))
+    told = (part for part in parts if isinstance(part, Text | Image))
+    return [image_of(part) if isinstance(part, Image) else {"type": text, "text": part.text} for part in told]
 
 
 def image_url(image: Image) -> str:

@@ -21,7 +21,6 @@ from cortex.messages import (
     Finish,
     Image,
     Kind,
-    Part,
     Progress,
     Request,
     StreamEvent,
@@ -46,6 +45,7 @@ from cortex.wire.openai_common import (
     probe,
     set_sampling,
     system_of,
+    user_content,
     with_output,
 )
 from cortex.wire.openai_rows import UNTHOUGHT, model_of, row_of
@@ -114,7 +114,7 @@ def _choice(choice: str) -> str | dict[str, Any]:
 def _write(aloud: bool, turn: Turn, before: TurnRole | None, _running: bool) -> tuple[bytes, list[str]]:
     notes: list[str] = []
     if turn.role == "user":
-        items = [{"type": "message", "role": "user", "content": _user_content(turn.parts)}]
+        items = [{"type": "message", "role": "user", "content": user_content(turn.parts, "input_text", _image)}]
     elif turn.role == "assistant":
         items = _answered(turn, aloud, notes)
     else:
@@ -122,17 +122,8 @@ def _write(aloud: bool, turn: Turn, before: TurnRole | None, _running: bool) -> 
     return (b"," if before else b"") + dumps(items)[1:-1], notes
 
 
-def _user_content(parts: tuple[Part, ...]) -> str | list[dict[str, Any]]:
-    """Plain text wherever that is all: not every compatible server reads a list of parts."""
-    if all(isinstance(part, Text) for part in parts):
-        return "\n\n".join(part.text for part in parts if isinstance(part, Text))
-    content: list[dict[str, Any]] = []
-    for part in parts:
-        if isinstance(part, Text):
-            content.append({"type": "input_text", "text": part.text})
-        elif isinstance(part, Image):
-            content.append({"type": "input_image", "image_url": image_url(part), **detail_of(part)})
-    return content
+def _image(image: Image) -> dict[str, Any]:
+    return {"type": "input_image", "image_url": image_url(image), **detail_of(image)}
 
 
 def _answered(turn: Turn, aloud: bool, notes: list[str]) -> list[dict[str, Any]]:

@@ -178,6 +178,7 @@ def thinks_aloud(host: str, body: Body) -> bool:
     return ("deepseek" in host and body["model"] != "deepseek-chat") or "moonshot" in host
 
 
+OPENAI = re.compile(r"openai\.(com|azure)")
 REASONS = re.compile("(ft:)?(o[1-9]|gpt-5)")
 
 
@@ -186,9 +187,9 @@ def check_openai(body: Body, host: str, model: str) -> None:
 
     https://platform.openai.com/docs/guides/reasoning
     """
-    reasons = "openai" in host and REASONS.match(model)
+    reasons = OPENAI.search(host) and REASONS.match(model)
     assert not reasons or not {"max_tokens", "temperature", "stop"} & set(body)
-    id_pattern = "[a-zA-Z0-9]{9}" if "mistral" in host else r".{1,40}" if "openai" in host else r".{1,64}"
+    id_pattern = "[a-zA-Z0-9]{9}" if "mistral" in host else r".{1,40}" if OPENAI.search(host) else r".{1,64}"
     assert "mistral" not in host or "stream_options" not in body
     thinks = thinks_aloud(host, body)
     waiting: list[str] = []
@@ -289,7 +290,7 @@ def check_responses(body: Body, host: str) -> None:
     thought = not thinks_aloud(host, body)
     assert body["store"] is False
     assert set(body.get("include", [])) <= {"reasoning.encrypted_content"}
-    assert "openai" not in host or body.get("max_output_tokens", 16) >= 16, "Expected a value >= 16"
+    assert not OPENAI.search(host) or body.get("max_output_tokens", 16) >= 16, "Expected a value >= 16"
     assert body.get("instructions", "x").strip()
     assert body["input"]
     for item, after in itertools.pairwise([*body["input"], None]):
