@@ -3,16 +3,29 @@ only its issuer can read stays with it. Every vendor's dialect takes over from e
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import httpx
 import pytest
 
 import cortex
 from cortex.testing import FaultWall, Reply, Seen, Status, ToolCalls
 
-MODELS = {"openai": "gpt-4o", "anthropic": "claude-haiku-4-5", "gemini": "gemini-2.5-flash", "local": "qwen3:8b"}
+MODELS = {
+    "openai": "gpt-4o",
+    "anthropic": "claude-haiku-4-5",
+    "gemini": "gemini-2.5-flash",
+    "local": "qwen3:8b",
+    "deepseek": "deepseek-v4-pro",
+    "mistral": "mistral-large-latest",
+}
+HOSTS = {"deepseek": "https://api.deepseek.com", "mistral": "https://api.mistral.ai/v1"}  # whose ways the host tells
+WIRES = {"anthropic": "anthropic", "gemini": "gemini", "local": "ollama"}  # others speak OpenAI's
 PAIRS = list(itertools.permutations(MODELS, 2))
 THOUGHT = "First the seat, then the sky."
 
@@ -21,11 +34,11 @@ def pairs_of(seen: Seen, dialect: str) -> tuple[list[tuple[str, str]], list[tupl
     """The calls and the results of a request, in order: their ids (Gemini: names) and arguments, or contents."""
     calls: list[tuple[str, str]] = []
     results: list[tuple[str, str]] = []
-    if dialect in ("openai", "local"):  # local: in Ollama's own dialect, where arguments are an object
+    if dialect not in ("anthropic", "gemini"):
         for message in seen.body["messages"]:
             for one in message.get("tool_calls", ()):
                 given = one["function"]["arguments"]
-                calls.append((one["id"], given if dialect == "openai" else json.dumps(given)))
+                calls.append((one["id"], given if isinstance(given, str) else json.dumps(given)))  # Ollama's: an object
             if message["role"] == "tool":
                 results.append((message["tool_call_id"], message["content"]))
         return calls, results
@@ -50,10 +63,47 @@ def wall_of_all() -> tuple[FaultWall, dict[str, dict[str, Any]]]:
     """A wall with everybody on it, and the configuration of each."""
     wall = FaultWall()
     for name in MODELS:
-        wall.add(name, dialect="openai" if name == "local" else None)
-    providers = {name: {"api_key": f"key-of-{name}", "base_url": wall[name].base_url} for name in MODELS}
+        wall.add(name, dialect="openai" if name == "local" or name in HOSTS else None)
+    providers: dict[str, dict[str, Any]] = {
+        name: {"api_key": f"key-of-{name}", "base_url": HOSTS.get(name) or wall[name].base_url} for name in MODELS
+    }
     providers["local"] = {"base_url": wall["local"].base_url.removesuffix("/v1")}
+    for name in HOSTS:
+        providers[name] |= {"kind": "openai", "models": [MODELS[name]]}
     return wall, providers
+
+
+class Hosts(httpx.AsyncBaseTransport):
+    """The wall in memory, some of it under the names of real hosts."""
+
+    def __init__(self, wall: FaultWall) -> None:
+        self._inner = wall.transport()
+        self._homes = {url: wall[name].base_url for name, url in HOSTS.items()}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        for url, home in self._homes.items():
+            if str(request.url).startswith(url):
+                request.url = httpx.URL(home + str(request.url).removeprefix(url))
+        return await self._inner.handle_async_request(request)
+
+
+def _rules() -> ModuleType:
+    """The vendors' own rules: a module beside the tests of the wire, which are no package."""
+    spec = importlib.util.spec_from_file_location("rules", Path(__file__).parent / "wire" / "rules.py")
+    assert spec
+    assert spec.loader
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+RULES = _rules()
+
+
+def accepted(seen: Seen, name: str) -> None:
+    """The vendor would take it."""
+    host = HOSTS.get(name, "https://api.openai.com/v1" if name == "openai" else "")
+    RULES.accept(WIRES.get(name, "openai_chat"), json.dumps(seen.body).encode(), MODELS[name], host)
 
 
 class Tools:
@@ -93,7 +143,7 @@ async def test_m7_between_two_rounds_of_tools(first: str, second: str, stream: b
         {name: providers[name] for name in (first, second)},
         worker_model=MODELS[first],
         fallback_models=[MODELS[second]],
-        transport=wall.transport(),
+        transport=Hosts(wall),
     )
     async with engine:
         agent = engine.create_agent("a", "Be brief.", tools=[tools.book, tools.weather, tools.broken])
@@ -104,6 +154,7 @@ async def test_m7_between_two_rounds_of_tools(first: str, second: str, stream: b
         assert answer.metadata.failover
         took_over = wall[second].requests[-1]
         whole(took_over, second)
+        accepted(took_over, second)
         assert THOUGHT not in json.dumps(took_over.body)
 
         # ... and back again: the first one is well, and goes on from what the second one said.
@@ -111,6 +162,8 @@ async def test_m7_between_two_rounds_of_tools(first: str, second: str, stream: b
         assert again.content == f"Hello from {first}."
         back = wall[first].requests[-1]
         whole(back, first)
+        accepted(back, first)
+        assert (THOUGHT in json.dumps(back.body)) is (first in ("anthropic", "deepseek"))
         assert f"Hello from {second}." in json.dumps(back.body)
         assert sorted(tools.ran) == sorted(RAN)
 
@@ -139,7 +192,7 @@ def whole(seen: Seen, dialect: str) -> None:
 async def test_round_the_circle_of_all_and_back(autojump_clock: Any) -> None:
     """One turn each, with thinking and tools; the last one knows everything that was said."""
     (wall, providers), tools = wall_of_all(), Tools()
-    async with cortex.Engine(providers, worker_model="gpt-4o", transport=wall.transport()) as engine:
+    async with cortex.Engine(providers, worker_model="gpt-4o", transport=Hosts(wall)) as engine:
         session = engine.create_agent("a", tools=[tools.book]).start_session()
         circle = [*MODELS, *MODELS, "openai"]
         for number, name in enumerate(circle):
@@ -158,3 +211,9 @@ async def test_round_the_circle_of_all_and_back(autojump_clock: Any) -> None:
         own = json.dumps(wall["anthropic"].requests[-1].body)
         assert '"thinking": "Hm 1."' in own
         assert "Hm 0." not in own
+        # What DeepSeek thought aloud it wants back, for good, and a blank for what it did not think.
+        told = [m.get("reasoning_content") for m in wall["deepseek"].requests[-1].body["messages"]]
+        assert [thought for thought in told if thought and thought.strip()] == ["Hm 4.", "So 4.", "Hm 10."]
+        for name in MODELS:
+            for seen in wall[name].requests:
+                accepted(seen, name)
