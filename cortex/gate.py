@@ -202,7 +202,8 @@ class Gate:
         """Close the gate and wait until nobody is inside, and nobody waits."""
         self.closing = True
         while self.inside or self.waiting:
-            self._idle = trio.Event()
+            if self._idle.is_set():  # else somebody waits for it already
+                self._idle = trio.Event()
             await self._idle.wait()
 
 

@@ -43,10 +43,6 @@ class _Base:
             self._response = chunk.response
         return chunk
 
-    def __del__(self) -> None:
-        if self._feed is not None:
-            self._feed.drop()
-
     def __repr__(self) -> str:
         state = "over" if self._over else "running" if self._feed is not None else "not begun"
         return f"<{type(self).__name__} {state}>"

@@ -150,7 +150,8 @@ class Host(Generic[H]):
         if isinstance(place, Entered) and place.home is not None and in_run(place.token):
             return await work(place.home)(TrioCaller(place.home.tool_threads))
         waiter = parker()
-        job, post_more = self._send(_from(self._caller_of(), work), waiter.wake)
+        job: TrioJob[T] = TrioJob(waiter.wake)
+        post_more = self._send(job, _from(self._caller_of(), work))
         return await carry(job, post_more, waiter, self._grace)
 
     def call_sync(self, work: Work[H, T], name: str) -> T:
@@ -158,13 +159,14 @@ class Host(Generic[H]):
         self._check_open()
         self._refuse_in_loop(f"{name}_sync", name)
         waiter = ThreadParker()
-        job, post_more = self._send(self._from_thread(work), waiter.wake)
+        job: TrioJob[T] = TrioJob(waiter.wake)
         try:
+            self._send(job, self._from_thread(work))
             while not job.done:
                 waiter.park()
-        except BaseException:  # Ctrl-C in the main thread: the work ends before it goes on
-            post_more(job.cancel)
-            waiter.linger(lambda: job.done, self._grace)
+        except BaseException:  # Ctrl-C in the main thread, wherever it was: the work ends before it goes on
+            if self._call_off(job):
+                waiter.linger(lambda: job.done, self._grace)
             raise
         return job.result()
 
@@ -186,8 +188,13 @@ class Host(Generic[H]):
         called: Callable[[Work[H, None]], Callable[[H], Callable[[], Awaitable[None]]]],
     ) -> Feed:
         pipe = Pipe(waiter.wake)
-        job, post_more = self._send(called(lambda home: work(home, pipe)), waiter.wake)
-        return Feed(pipe, job, post_more, waiter, self._grace)
+        job: TrioJob[None] = TrioJob(waiter.wake)
+        try:
+            post_more = self._send(job, called(lambda home: work(home, pipe)))
+            return Feed(pipe, job, post_more, waiter, self._grace)
+        except BaseException:
+            self._call_off(job)
+            raise
 
     @staticmethod
     def _refuse_in_loop(name: str, instead: str) -> None:
@@ -195,11 +202,8 @@ class Host(Generic[H]):
         if loop is not None:
             raise ConfigError(f"{name} would block the running {loop} loop: await {instead} instead")
 
-    def _send(
-        self, work: Callable[[H], Callable[[], Awaitable[T]]], wake: Callable[[], None]
-    ) -> tuple[TrioJob[T], Post]:
+    def _send(self, job: TrioJob[T], work: Callable[[H], Callable[[], Awaitable[T]]]) -> Post:
         """Put a job on its way, and give the way for what is to follow it."""
-        job: TrioJob[T] = TrioJob(wake)
 
         def start(home: H) -> None:
             job.start(partial(work, home), home.spawn)
@@ -209,7 +213,11 @@ class Host(Generic[H]):
             place.admit(job, start)
         elif not post(place.token, place.admit, job, start):
             raise EngineClosed("the trio run that this engine lived in has ended")
-        return job, partial(post, place.token)
+        return partial(post, place.token)
+
+    def _call_off(self, job: TrioJob[T]) -> bool:
+        """Cancel a job of which nobody knows whether it was sent. False: there is no loop left to do it."""
+        return self._place is not None and post(self._place.token, job.cancel)
 
     def _inhabit(self) -> Entered[H] | Lodging[H]:
         """Where the engine lives. A first call moves it into the runtime thread; so does the first after a fork, or

@@ -80,12 +80,13 @@ class TrioJob(Job[T]):
         super().__init__(wake)
         self._context = contextvars.copy_context()
         self._scope: trio.CancelScope | None = None
+        self._begun = False
 
     def start(self, begin: Begin[T], spawn: Spawn) -> None:
         """Begin now, and become a task; both in the caller's context."""
-        if self._cancelled:
-            self._finish()
+        if self._cancelled:  # and done
             return
+        self._begun = True
         try:
             self._context.run(self._start, begin, spawn)
         except Exception as error:
@@ -98,6 +99,8 @@ class TrioJob(Job[T]):
         super().cancel()
         if self._scope is not None:
             self._scope.cancel()
+        elif not (self._begun or self.done):
+            self._finish()
 
     async def _run(self, work: Callable[[], Awaitable[T]]) -> None:
         self._error = EngineClosed("the engine was closed while this call was under way")

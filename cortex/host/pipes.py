@@ -123,6 +123,8 @@ class Feed:
         if not self._job.done:
             self._post(self._job.cancel)
 
+    __del__ = drop
+
     async def close(self) -> None:
         """From any loop: cancel the work and wait for its end, at most the grace. A reader finds the stream ended."""
         waiter = parker()

@@ -192,6 +192,22 @@ async def test_a_drain_waits_for_the_waiting_until_they_leave(autojump_clock: ob
         assert drained.is_set()
 
 
+async def test_many_may_wait_until_it_is_drained(autojump_clock: object) -> None:
+    gate = Gate(Policy())
+
+    async def call() -> None:
+        async with passing(gate, None):
+            await trio.sleep(3)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(3):
+            nursery.start_soon(gate.drained)
+            await trio.sleep(1)
+    assert trio.current_time() == 3
+
+
 async def test_who_leaves_while_waiting_for_a_place_leaves_the_session_too(autojump_clock: object) -> None:
     gate = Gate(Policy(max_in_flight=1))
     line = Line()

@@ -123,6 +123,36 @@ def test_ctrl_c_between_the_sending_of_a_job_and_the_wait_for_it(
     assert look.quiet(engine)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_ctrl_c_before_or_after_the_sending_of_a_plain_threads_job(
+    new_engine: NewEngine, openai: FaultProvider, look: Any, monkeypatch: pytest.MonkeyPatch, when: str, stream: bool
+) -> None:
+    openai.script(Reply("hello"), *([Hang()] if when == "after" else []))
+    engine = new_engine()
+    session = engine.create_agent("a").start_session()
+    session.run_sync("hi")
+    send = engine.host._send
+
+    def pressed(*args: Any) -> Any:
+        if when == "before":
+            signal.raise_signal(signal.SIGINT)
+        sent = send(*args)
+        openai.wait_for(2)
+        signal.raise_signal(signal.SIGINT)
+        return sent
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.host, "_send", pressed)
+        before = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            list(session.run_stream_sync("hi")) if stream else session.run_sync("hi")
+        assert time.monotonic() - before < 2
+    look.eventually(lambda: look.quiet(engine), 1.0)
+    openai.always(Reply("still here"))
+    assert session.run_sync("and now?", timeout=5).content == "still here"
+
+
 @pytest.mark.parametrize("patient", [True, False])
 def test_ctrl_c_waits_for_the_end_at_most_the_grace(
     new_engine: NewEngine, openai: FaultProvider, patient: bool
