@@ -30,31 +30,46 @@ def unpacker(packing: str) -> Unpacker | None:
     return None if make is None else make()
 
 
+_GZIP = b"\x1f\x8b"
+"""How every member of a gzip begins."""
+
+
 @attrs.define
 class _Zlib:
-    """gzip, of which several may stand in a row (RFC 1952, section 2.2), and deflate, of which only one can."""
+    """gzip, of which several members may stand in a row (RFC 1952, section 2.2), and deflate, of which only one can.
+    What else stands behind the end is passed over, as httpx does."""
 
     bits: int
     _inner: Any = None
+    _behind: bytes = b""  # the end of a member, as far as it cannot be told what follows
 
     @property
     def is_ended(self) -> bool:
         return self._inner is None or self._inner.eof
 
-    @property
-    def _repeats(self) -> bool:
-        return self.bits > zlib.MAX_WBITS
-
     def feed(self, data: bytes) -> Iterator[bytes]:
         full = False  # then zlib may hold more than it gave
         while data or full:
-            if self._inner is None or (self._inner.eof and self._repeats):
-                self._inner = zlib.decompressobj(self.bits)
+            if self._inner is None or self._inner.eof:
+                data = self._next_member(data)
+                if not data:
+                    return
             piece = self._inner.decompress(data, STEP_BYTES)
             full = len(piece) == STEP_BYTES and not self._inner.eof
-            data = self._inner.unconsumed_tail or (self._inner.unused_data if self._repeats else b"")
+            data = self._inner.unconsumed_tail or self._inner.unused_data
             if piece:
                 yield piece
+
+    def _next_member(self, data: bytes) -> bytes:
+        """What belongs to it of what follows: nothing, where that is no gzip."""
+        if self._inner is not None:
+            self._behind = data = self._behind + data
+            if self.bits <= zlib.MAX_WBITS or not data.startswith(_GZIP):
+                self._behind = data[: len(_GZIP)]  # a lone first byte waits for its second
+                return b""
+            self._behind = b""
+        self._inner = zlib.decompressobj(self.bits)
+        return data
 
 
 class _Deflate:

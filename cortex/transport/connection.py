@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import TypeAlias
 
 import attrs
@@ -141,11 +142,7 @@ class Connection:
 
     async def head(self, patience: float | None) -> h11.Response:
         """The head of the reply; what comes before it is passed over."""
-        for _ in range(MAX_INTERIM):
-            event = await self.event(patience)
-            if isinstance(event, h11.Response):
-                return event
-        raise httpx.RemoteProtocolError(f"{MAX_INTERIM} interim replies, and none to the request")
+        return await passing_over(partial(self.event, patience))
 
     async def event(self, patience: float | None) -> h11.Response | h11.InformationalResponse:
         """The next head of any kind."""
@@ -221,6 +218,17 @@ class Connection:
         raise httpx.ReadTimeout(f"the server said nothing for {patience:g} s")
 
 
+async def passing_over(
+    next_head: Callable[[], Awaitable[h11.Response | h11.InformationalResponse]],
+) -> h11.Response:
+    """The head of the reply; what comes before it is passed over."""
+    for _ in range(MAX_INTERIM):
+        event = await next_head()
+        if isinstance(event, h11.Response):
+            return event
+    raise httpx.RemoteProtocolError(f"{MAX_INTERIM} interim replies, and none to the request")
+
+
 def _names(head: h11.Request | h11.Response) -> list[bytes]:
     """Of its headers, in lower case. h11's own iteration takes ten times as long."""
     return [name.lower() for name, _ in head.headers.raw_items()]
@@ -246,10 +254,17 @@ class _Upload:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._send, nursery.cancel_scope)
             nursery.start_soon(self._listen, nursery.cancel_scope)
-        if self.reply is not None:
+        if self.reply is not None and (self.failed is None or self._excused):
             return self.reply
         assert self.failed is not None
         raise self.failed
+
+    @property
+    def _excused(self) -> bool:
+        """Whether an answer stands although not all could be sent: a refusal, or one whose server took nothing more. It
+        does not for a body that failed of itself: that answer is one to something else."""
+        refused = self.reply is not None and self.reply.status_code >= 400
+        return refused or isinstance(self.failed, httpx.WriteTimeout)
 
     async def _send(self, both: trio.CancelScope) -> None:
         try:
@@ -300,20 +315,18 @@ class _Upload:
         both.cancel()
 
     async def _hear(self) -> h11.Response:
-        for _ in range(MAX_INTERIM):
-            event = await self._patiently()
-            if isinstance(event, h11.Response):
-                return event
-            if event.status_code == 100:
-                self.invited.set()
-        raise httpx.RemoteProtocolError(f"{MAX_INTERIM} interim replies, and none to the request")
+        return await passing_over(self._patiently)
 
     async def _patiently(self) -> h11.Response | h11.InformationalResponse:
         """While we still speak, nobody owes us an answer."""
         while True:
             speaking = not self.done
             try:
-                return await self.connection.event(self.timeouts.read)
+                event = await self.connection.event(self.timeouts.read)
             except httpx.ReadTimeout:
-                if not speaking:
-                    raise
+                if speaking:
+                    continue
+                raise
+            if event.status_code == 100:
+                self.invited.set()
+            return event

@@ -7,9 +7,11 @@ hence a limit of its own.
 from __future__ import annotations
 
 import itertools
+import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -55,7 +57,9 @@ class TcpConnect:
         addresses = await self._addresses(host, port)
         sock = await (_connect(addresses[0]) if len(addresses) == 1 else _race(addresses))
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-        return Link(stream, stream.socket.close, partial(_is_silent, sock), partial(_send, sock))
+        return Link(
+            stream, partial(_close, stream.socket, os.getpid()), partial(_is_silent, sock), partial(_send, sock)
+        )
 
     async def _addresses(self, host: str, port: int) -> list[Address]:
         look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
@@ -127,6 +131,15 @@ class _Race:
 
 async def _race(addresses: list[Address]) -> socket.socket:
     return await _Race(addresses).run()
+
+
+def _close(sock: trio.socket.SocketType, owner: int) -> None:
+    """With a word to the peer, for the socket stays open as long as a forked child has it, too. Not from such a child:
+    it would end its parent's connection."""
+    if os.getpid() == owner:
+        with suppress(OSError):  # the peer was first
+            sock.shutdown(socket.SHUT_RDWR)
+    sock.close()
 
 
 def _is_silent(sock: socket.socket) -> bool:

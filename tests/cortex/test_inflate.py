@@ -77,6 +77,16 @@ def test_junk_raises_and_never_hangs(packing: str) -> None:
         unpack(name, [b"\xff\xfe this is nothing that was packed"])
 
 
+@pytest.mark.parametrize("packing", ["gzip", "two gzips in a row", "deflate"])
+@given(behind=st.sampled_from([b"\n", b"\0" * 8, b"garbage", b"\x1f", b"\x1fx"]), cuts=st.sets(st.integers(1, 12)))
+def test_what_stands_behind_the_end_is_passed_over(packing: str, behind: bytes, cuts: set[int]) -> None:
+    name, pack = PACKERS[packing]
+    packed = pack(b"hello, hello") + behind
+    edges = [0, *sorted(len(packed) - cut for cut in cuts), len(packed)]
+    pieces = [packed[start:end] for start, end in pairwise(edges)]
+    assert unpack(name, pieces)[:2] == (b"hello, hello", True)
+
+
 @pytest.mark.parametrize("name", ["lzma", "gzip, br", "identity "])
 def test_others_cannot_be_read(name: str) -> None:
     assert unpacker(name) is None

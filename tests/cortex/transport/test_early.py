@@ -124,6 +124,31 @@ async def test_an_early_reply_that_is_no_refusal_is_told_when_the_server_listens
         assert repr(transport) == "<Transport: 0 connections in use, 0 idle>"
 
 
+@pytest.mark.parametrize("status", [200, 413])
+async def test_a_body_that_fails_is_told_although_an_answer_had_come(status: int, serve: Any, ask: Any) -> None:
+    """The answer is one to half a request; a refusal is one to any."""
+
+    async def handler(stream: Any) -> None:
+        await stream.receive_some(65536)
+        await stream.send_all(b"HTTP/1.1 %d So\r\ncontent-length: 2\r\n\r\nok" % status)
+        async for _ in stream:
+            pass
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"one"
+        await trio.sleep(0.05)
+        raise ZeroDivisionError("the file could not be read on")
+
+    url = await serve(handler)
+    async with Transport() as transport:
+        if status == 413:
+            assert (await ask(transport, url, "POST", content=body())).status == 413
+        else:
+            with pytest.raises(ZeroDivisionError, match="could not be read on"):
+                await ask(transport, url, "POST", content=body())
+        assert "0 connections in use, 0 idle" in repr(transport)
+
+
 async def test_a_reply_that_grows_with_the_request_is_read_to_its_end(serve: Any, ask: Any) -> None:
     async def echo(stream: trio.SocketStream) -> None:
         data = await head_of(stream)

@@ -266,6 +266,20 @@ FORKED = """
     assert complete() == "fine"
 """
 
+STREAMED = """
+    import os, time
+    with engine.stream_sync("hi") as stream:
+        next(stream)
+        child = os.fork()
+        if child == 0:
+            time.sleep(30)
+            os._exit(0)
+    print("left", flush=True)
+    sys.stdin.readline()
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+"""
+
 HEAD = """
     import sys
     import cortex
@@ -276,7 +290,8 @@ HEAD = """
 
 def process(script: str, url: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(HEAD) + textwrap.dedent(script), url]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts its descriptors in /proc")
@@ -297,6 +312,18 @@ def test_a_child_never_speaks_on_its_parents_connection(fault_wall: FaultWall) -
         out, err = running.communicate(timeout=20)
     assert running.returncode == 0, out + err
     assert [seen.connection for seen in provider.requests] == [1, 1, 2, 2, 1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_stream_that_is_left_is_over_for_its_server_though_a_child_has_its_socket(fault_wall: FaultWall) -> None:
+    provider = fault_wall.add("openai")
+    provider.always(Reply("one two three four five six seven eight nine ten", pace=0.2))
+    with process(STREAMED, provider.base_url) as running:
+        assert running.stdout is not None
+        said = running.stdout.readline()
+        trio.run(until, lambda: provider.requests[0].gone, 1.5)
+        out, err = running.communicate("\n", timeout=20)
+    assert (said, running.returncode) == ("left\n", 0), out + err
 
 
 # -------------------------------------------------------------------------------------------------------- a long life
