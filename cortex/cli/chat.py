@@ -82,13 +82,17 @@ class Talk:
 
     def _read(self) -> str | None:
         """The next line; None at the end."""
-        if not self.interactive:
-            return sys.stdin.readline() or None
         try:
+            if not self.interactive:
+                return sys.stdin.readline() or None
             return input(PROMPT)
         except EOFError:
             self.err.line()
             return None
+        except UnicodeDecodeError as error:
+            self.failed = True
+            self.err.message(f"cortex: that line is not {error.encoding} text")
+            return ""
 
     # ---- an answer
 

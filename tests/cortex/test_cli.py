@@ -493,6 +493,20 @@ def test_a_conversation_goes_on_and_says_who_served(say: Run, providers: FaultWa
     assert [len(seen.body["messages"]) for seen in providers["openai"].requests] == [1, 3]
 
 
+def test_a_line_in_another_encoding_is_no_message(
+    run: Run, providers: FaultWall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pipe(io.StringIO):
+        def readline(self, *_: Any) -> str:
+            line = super().readline()
+            return line.encode("latin-1").decode("utf-8")
+
+    monkeypatch.setattr(sys, "stdin", Pipe("hello\ncaf\u00e9\nstill there?\n"))
+    code, out, err = run("chat")
+    assert (code, out.count("Hello from openai.")) == (1, 2)
+    assert "cortex: that line is not utf-8 text\n" in err
+
+
 def test_a_failure_ends_one_answer_and_not_the_conversation(say: Run, providers: FaultWall) -> None:
     providers["openai"].script(Status(400, message="no such thing"))
     code, out, err = say("hello", "again")

@@ -96,3 +96,9 @@ async def test_a_body_that_only_a_synchronous_client_can_read_is_refused(client:
     async with Transport() as transport:
         with pytest.raises(httpx.LocalProtocolError, match="synchronous"):
             await transport.handle_async_request(request)
+
+
+async def test_what_httpx_lets_a_request_say_of_itself(client: httpx.AsyncClient, site: Site) -> None:
+    said = {"target": b"/json", "timeout": {"connect": 1.0, "of another transport": 1.0}}
+    assert (await client.request("OPTIONS", "/empty", extensions=said)).json() == {"key": [1, 2]}
+    assert site.asked[-1][0].startswith(b"OPTIONS /json HTTP/1.1\r\n")

@@ -10,6 +10,8 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import trio.testing
 
 import cortex
 from cortex.errors import ConfigError
-from cortex.transport import Transport, tls_context
+from cortex.transport import Transport, tls, tls_context
 
 x509 = pytest.importorskip("cryptography.x509")
 from cryptography.hazmat.primitives import hashes, serialization  # noqa: E402 - only where it is
@@ -354,15 +356,18 @@ async def test_one_that_is_renewed_on_disk_is_shown_without_a_restart(
 # ------------------------------------------------------------------------------------------------ the connection
 
 
+@pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize(
     ("theirs", "chosen"), [(["h2", "http/1.1"], "http/1.1"), (["h2"], None), ([], None)], ids=["both", "h2", "none"]
 )
 async def test_http_1_1_is_all_that_is_offered(
-    theirs: list[str], chosen: str | None, ca: Authority, good: Any, secured: Any, serve: Any, ask: Any
+    theirs: list[str], chosen: str | None, own: bool, ca: Authority, good: Any, secured: Any, serve: Any, ask: Any
 ) -> None:
     handler = secured(good, **({"alpn": theirs} if theirs else {}))
     url = await serve(handler, "https")
-    async with Transport(verify=ca.file) as transport:
+    context = ssl.create_default_context(cafile=ca.file)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    async with Transport(verify=context if own else ca.file) as transport:
         assert (await ask(transport, url)).body == b"safe"
     assert handler.seen[0].selected_alpn_protocol() == chosen
 
@@ -376,7 +381,50 @@ async def test_the_name_that_is_asked_for_is_that_of_the_address(
     async with Transport(verify=False) as transport:
         await ask(transport, url.replace("127.0.0.1", "localhost"))
         await ask(transport, url)
-    assert names == ["localhost", None]  # RFC 6066, section 3: an address is no name
+        for _ in range(2):
+            request = httpx.Request("GET", url, extensions={"sni_hostname": "many.test"})
+            await (await transport.handle_async_request(request)).aread()
+    assert names == ["localhost", None, "many.test"]  # RFC 6066, section 3: an address is no name
+
+
+async def test_certificates_are_read_by_threads_of_their_own(
+    ca: Authority, good: Any, secured: Any, serve: Any, ask: Any
+) -> None:
+    url = await serve(secured(good), "https")
+    limiter = trio.to_thread.current_default_thread_limiter()
+    busy = [object() for _ in range(int(limiter.available_tokens))]
+    for one in busy:
+        limiter.acquire_on_behalf_of_nowait(one)
+    try:
+        async with Transport(verify=ca.file) as transport:
+            assert (await ask(transport, url, timeout=1.0)).body == b"safe"
+    finally:
+        for one in busy:
+            limiter.release_on_behalf_of(one)
+
+
+async def test_a_call_does_not_wait_for_a_file_that_cannot_be_read(
+    serve: Any, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network drive, say. Many calls read it once, and the next one tries again."""
+    stuck, readings = threading.Event(), 0
+
+    def read(*_: Any) -> ssl.SSLContext:
+        nonlocal readings
+        readings += 1
+        stuck.wait(5)
+        return ssl.create_default_context()
+
+    monkeypatch.setattr(tls, "tls_context", read)
+    async with Transport() as transport:
+        with trio.fail_after(2):
+            async with trio.open_nursery() as nursery:
+                for _ in range(5):
+                    nursery.start_soon(partial(ask, transport, "https://127.0.0.1:1", timeout={"connect": 0.1}))
+            got = await ask(transport, "https://127.0.0.1:1", timeout={"connect": 0.1})
+        assert str(got.error) == "127.0.0.1:1 took more than 0.1 s to read the certificates"
+        assert readings <= 2
+        stuck.set()
 
 
 ENDS = {
