@@ -82,7 +82,7 @@ _REASONING: Final = _table(
     (r"claude-(fable|mythos|opus|sonnet)-[5-9]", True),
     (r"gemini-.*(flash|lite|hydrogen)", False),
     (r"gemini-2\.5-pro|gemini-[3-9]", True),
-    (r"deepseek-r\d|qwq", True),
+    (r"deepseek-(r\d|reasoner|v[4-9])|kimi-k(2.*thinking|2\.[5-9]|[3-9])|qwq", True),
 )
 
 _LACKS: Final = _table(

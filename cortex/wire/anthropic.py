@@ -124,20 +124,21 @@ def encode(request: Request, target: Target) -> HttpCall:
     history, begun = _last_word(tidy(request, target, _call_id, user_first=True), target)
     messages, left_out = history.write("anthropic", _write)
     notes = [*history.notes, *left_out, *begun]
-    most, usual = next((most, usual) for name, most, usual in MAX_TOKENS if name.match(target.model))
+    model = target.called("claude-")
+    most, usual = next((most, usual) for name, most, usual in MAX_TOKENS if name.match(model))
     body: dict[str, Any] = {"model": target.model, "max_tokens": request.max_tokens or usual}
     system = history.system
     thinking = _thinking(request, target, history, notes)
-    if request.output and (thinking or ADAPTIVE.match(target.model)):  # then no tool can be forced: it is asked for
+    if request.output and (thinking or ADAPTIVE.match(model)):  # then no tool can be forced: it is asked for
         system = f"{system}\n\nGive the final answer by calling {output_name(request.output)}.".strip()
     if system:
         body["system"] = system
     body["messages"] = Json([b"[", *messages, CLOSING, b"]"])
-    _set_tools(body, request, history, forced=not thinking)
+    _set_tools(body, request, history, forced=not thinking and not ADAPTIVE.match(model))
     if thinking:
         body["thinking"] = thinking
         _make_room(body, most, notes if request.max_tokens else [])
-    _set_sampling(body, request, thinking=bool(thinking), notes=notes)
+    _set_sampling(body, request, model, thinking=bool(thinking), notes=notes)
     if request.stream:
         body["stream"] = True
     return post(_base(target) + "/messages", _auth(target), body, request, target, notes)
@@ -184,7 +185,7 @@ def _thinking(request: Request, target: Target, history: History, notes: list[st
     if why:
         notes.append(f"thinking was left out: {why}")
         return None
-    if ADAPTIVE.match(target.model):
+    if ADAPTIVE.match(target.called("claude-")):
         notes.append("thinking_budget was told as adaptive: this model takes no number of tokens")
         return {"type": "adaptive"}
     if budget < MIN_THINKING:
@@ -194,10 +195,10 @@ def _thinking(request: Request, target: Target, history: History, notes: list[st
 
 def _budget(request: Request, target: Target, notes: list[str]) -> int | None:
     """How many tokens of thinking the request asks for, else the provider's configuration."""
-    wanted = request.thinking_budget
-    if wanted is None and request.effort is not None and not EFFORT.match(target.model):
+    wanted, model = request.thinking_budget, target.called("claude-")
+    if wanted is None and request.effort is not None and not EFFORT.match(model):
         wanted = EFFORT_TOKENS[request.effort]
-    if UNTHINKING.match(target.model):
+    if UNTHINKING.match(model):
         notes += ["effort and thinking_budget were left out: this model does not think"] if wanted else []
         return None
     return wanted if wanted is not None else count(target.options.get("thinking_budget"))
@@ -207,14 +208,14 @@ def _is_signed(part: Part) -> bool:
     return isinstance(part, Thinking) and bool(part.signature)
 
 
-def _set_sampling(body: dict[str, Any], request: Request, *, thinking: bool, notes: list[str]) -> None:
-    if request.effort is not None and EFFORT.match(body["model"]):
+def _set_sampling(body: dict[str, Any], request: Request, model: str, *, thinking: bool, notes: list[str]) -> None:
+    if request.effort is not None and EFFORT.match(model):
         word = "low" if request.effort == "minimal" else request.effort
         body["output_config"] = {"effort": word}
         if word != request.effort:
             notes.append(f"effort {request.effort} was told as {word}: this vendor does not know it")
     if request.temperature is not None:
-        if thinking or ADAPTIVE.match(body["model"]):
+        if thinking or ADAPTIVE.match(model):
             notes.append("temperature was left out: it does not go with this model's thinking")
         else:
             body["temperature"] = min(request.temperature, 1.0)
@@ -229,7 +230,6 @@ def _set_sampling(body: dict[str, Any], request: Request, *, thinking: bool, not
 
 
 def _set_tools(body: dict[str, Any], request: Request, history: History, *, forced: bool) -> None:
-    forced = forced and not ADAPTIVE.match(body["model"])
     tools = [_tool(tool) for tool in request.tools]
     choice: dict[str, Any] | None = _choice(request.tool_choice) if tools else None
     if not tools and history.called:  # a history with calls is refused where no tool is defined
@@ -274,7 +274,7 @@ def _last_word(history: History, target: Target) -> tuple[History, list[str]]:
     last = history.turns[-1]
     if last.role != "assistant":
         return history, []
-    if NO_PREFILL.match(target.model):
+    if NO_PREFILL.match(target.called("claude-")):
         turns = (*history.turns, Turn("user", (Text(OPENING),)))
         note = "an answer that was begun is followed by a word of the user: this model takes no other last word"
         return attrs.evolve(history, turns=turns, loop_start=len(turns)), [note]

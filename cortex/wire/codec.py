@@ -42,6 +42,12 @@ class Target:
     kind: str = ""
     name: str = attrs.field(default=attrs.Factory(lambda target: target.model, takes_self=True))
 
+    def called(self, family: str) -> str:
+        """The model's name from the word `family` on, which is what its vendor's rules go by: a gateway puts its own
+        words before it, and who deploys a model calls it as he likes, so that only the public name tells."""
+        found = next((name for name in (self.model, self.name) if family in name), "")
+        return found[found.index(family) :] if found else self.model
+
     @property
     def issuer(self) -> Issuer:
         """The stamp for opaque parts that come from here."""

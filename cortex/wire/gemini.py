@@ -117,7 +117,7 @@ _UNSIGNED = "skip_thought_signature_validator"
 
 def encode(request: Request, target: Target) -> HttpCall:
     """The call for `models/{model}:generateContent` or its stream. Option: `thinking_budget` (tokens)."""
-    model = _model(target)
+    model = _known(target)
     signed = bool(_SIGNED.match(model))
     if request.tools and not signed:  # before Gemini 3 an output schema does not go together with tools
         request = by_tool(request)
@@ -140,7 +140,7 @@ def encode(request: Request, target: Target) -> HttpCall:
     if config:
         body["generationConfig"] = config
     move = ":streamGenerateContent?alt=sse" if request.stream else ":generateContent"
-    return post(f"{_base(target)}/{_path(model)}{move}", _auth(target), body, request, target, notes)
+    return post(f"{_base(target)}/{_path(_model(target))}{move}", _auth(target), body, request, target, notes)
 
 
 def _config(request: Request, target: Target, model: str, notes: list[str]) -> dict[str, Any]:
@@ -206,6 +206,11 @@ def _base(target: Target) -> str:
 
 def _model(target: Target) -> str:
     return target.model.removeprefix("models/")
+
+
+def _known(target: Target) -> str:
+    """The name by which a model's rules are known; an endpoint of Vertex has a number for a name."""
+    return target.called("gemini-").removeprefix("models/")
 
 
 def _path(model: str) -> str:

@@ -319,6 +319,7 @@ class OpenAIFold(Fold):
     def _choice(self, choice: dict[str, Any], delta: dict[str, Any]) -> list[StreamEvent]:
         self._count(choice.get("usage"))  # Moonshot's place for it
         self.draft.cite(as_list(delta.get("annotations")))
+        self.draft.cite(as_list(as_dict(delta.get("context")).get("citations")))  # Azure's, of one's own data
         events = self._thinking(delta) + self._content(delta.get("content"))
         if refusal := as_text(delta.get("refusal")):
             self._refused = True
@@ -367,11 +368,12 @@ class OpenAIFold(Fold):
         return [Progress()]
 
     def _content(self, content: Any) -> list[StreamEvent]:
-        """A string, or (Mistral) a list of parts in which thinking has parts of its own."""
+        """A string, or (Mistral) a list of parts in which thinking and references to sources have parts of their own."""
         if not isinstance(content, list):
             return self.draft.text(as_text(content))
         events: list[StreamEvent] = []
         for part in map(as_dict, as_list(content)):
+            self.draft.cite([part] if part.get("type") == "reference" else [])
             thought = part.get("thinking")
             for piece in map(as_dict, as_list(thought)):
                 events += self.draft.thinking(as_text(piece.get("text")))

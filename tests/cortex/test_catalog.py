@@ -44,6 +44,9 @@ KNOWN = [
     ("deepseek-ai/DeepSeek-R1", None, None, None, True),
     ("meta-llama/Llama-3.1-8B-Instruct", None, None, None, False),
     ("deepseek-r1:32b", None, None, None, True),
+    ("deepseek-v4-pro", None, None, None, True),
+    ("kimi-k2-thinking", None, None, None, True),
+    ("kimi-k2-instruct", None, None, None, False),
     ("o1abc", None, None, None, False),
     ("my-claude-4", None, None, None, False),
     # names of tomorrow

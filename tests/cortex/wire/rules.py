@@ -29,7 +29,7 @@ def accept(dialect: str, body: bytes, model: str = "m", host: str = "") -> Body:
         case "gemini":
             check_gemini(parsed, model)
         case "anthropic":
-            check_anthropic(parsed)
+            check_anthropic(parsed, model)
         case "ollama":
             check_ollama(parsed)
     return parsed
@@ -362,8 +362,13 @@ BLOCKS = {
 }
 
 
-def check_anthropic(body: Body) -> None:
-    assert body["max_tokens"] > 0
+CAN_WRITE = {"claude-3-haiku": 4_096, "claude-opus-4-1": 32_000, "claude-sonnet-4-5": 64_000}
+
+
+def check_anthropic(body: Body, model: str) -> None:
+    """https://platform.claude.com/docs/en/api/messages, .../about-claude/models and .../whats-new-claude-4-6"""
+    assert 0 < body["max_tokens"] <= next((most for name, most in CAN_WRITE.items() if model.startswith(name)), 128_000)
+    assert "thinking" not in body or not model.startswith("claude-3-haiku"), "this model does not think"
     assert body.get("system", "x").strip()
     assert 0 <= body.get("temperature", 1) <= 1
     assert all(text.strip() for text in body.get("stop_sequences", []))
@@ -392,8 +397,10 @@ def check_anthropic(body: Body) -> None:
         assert kinds[-1] not in ("thinking", "redacted_thinking"), "the final block cannot be thinking"
     assert not waiting
     last = messages[-1]["content"][-1]
-    if messages[-1]["role"] == "assistant" and last["type"] == "text":
-        assert last["text"] == last["text"].rstrip()
+    if messages[-1]["role"] == "assistant":
+        assert "4-6" not in model, "this model takes no prefill"
+        assert "thinking" not in body, "a prefill goes without thinking"
+        assert last["type"] != "text" or last["text"] == last["text"].rstrip()
     choice = body.get("tool_choice")
     assert (choice is not None) <= bool(names)
     assert not choice or choice.get("name") in {None, *names}
@@ -426,7 +433,7 @@ def check_block(block: Body, seen: set[str]) -> None:
                 check_image(source["media_type"], source["data"])
             else:
                 assert source["type"] == "url"
-                assert re.match("https?://", source["url"])
+                assert source["url"].startswith("https://")
 
 
 def check_thinking(body: Body, choice: Body | None) -> None:

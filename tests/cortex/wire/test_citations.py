@@ -18,6 +18,8 @@ WEB = {"type": "web_search_result_location", "url": "https://b.example", "cited_
 GROUNDS = {"groundingChunks": [{"web": {"uri": "https://c.example"}}]}
 CITED = {"citationSources": [{"startIndex": 1, "uri": "https://d.example"}]}
 FOUND = [{"title": "E", "url": "https://e.example"}]
+OWN = {"content": "F", "url": None, "filepath": "f.md", "chunk_id": "0"}
+REFERENCE = {"type": "reference", "reference_ids": [0, 2]}
 SAID = {"type": "message", "content": [{"type": "output_text", "text": "x", "annotations": [FILE]}]}
 TEXT = {"content": {"parts": [{"text": "x"}]}}
 
@@ -33,6 +35,8 @@ def block(delta: str, **fields: Any) -> dict[str, Any]:
 WHOLE: list[tuple[str, Any, tuple[Any, ...]]] = [
     ("openai_chat", chat({"content": "x", "annotations": [URL, URL]}), (URL,)),
     ("openai_chat", chat({"content": "x"}, citations=["https://a"], search_results=FOUND), ("https://a", *FOUND)),
+    ("openai_chat", chat({"content": "x", "context": {"citations": [OWN], "intent": "[]"}}), (OWN,)),
+    ("openai_chat", chat({"content": [{"type": "text", "text": "x"}, REFERENCE]}), (REFERENCE,)),
     ("openai_responses", {"status": "completed", "output": [SAID]}, (FILE,)),
     ("anthropic", {"content": [{"type": "text", "text": "x", "citations": [WEB]}], "stop_reason": "end_turn"}, (WEB,)),
     ("anthropic", {"content": [{"type": "text", "text": "x", "citations": None}], "stop_reason": "end_turn"}, ()),
@@ -44,6 +48,8 @@ WHOLE: list[tuple[str, Any, tuple[Any, ...]]] = [
 ]
 STREAMS: list[tuple[str, list[Any], tuple[Any, ...]]] = [
     ("openai_chat", [chat({"content": "x"}, None), chat({"annotations": [URL]}, None), chat({})], (URL,)),
+    ("openai_chat", [chat({"context": {"citations": [OWN]}}, None), chat({"content": "x"})], (OWN,)),
+    ("openai_chat", [chat({"content": [REFERENCE]}, None), chat({"content": "x"})], (REFERENCE,)),
     ("openai_chat", [chat({"content": "x"}, None, citations=["u"]), chat({}, citations=["u", "v"])], ("u", "v")),
     (
         "openai_responses",

@@ -30,12 +30,15 @@ TARGETS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("openai_responses", "https://r.openai.azure.com", "m", {"api_version": "v"}),
     ("openai_responses", "https://api.deepseek.com", "m", {}),
     ("anthropic", "https://a", "claude-sonnet-4-5", {"thinking_budget": 2_000}),
+    ("anthropic", "https://a", "claude-opus-4-6", {"thinking_budget": 2_000}),
+    ("anthropic", "https://a", "claude-opus-4-1", {"thinking_budget": 40_000}),
+    ("anthropic", "https://a", "claude-3-haiku-20240307", {"thinking_budget": 2_000}),
     ("anthropic", "https://a", "m", {}),
     ("gemini", "https://g", "m", {}),
     ("gemini", "https://g", "gemini-3-pro", {}),
     ("ollama", "http://box:11434", "m", {}),
 ]
-DEPLOYED = {"gpt-5": "team-a-prod"}  # what Azure's owner called it
+DEPLOYED = {"gpt-5": "team-a-prod", "claude-opus-4-1": "our-claude"}  # what their owner called them
 
 
 @pytest.mark.parametrize(("dialect", "base_url", "model", "options"), TARGETS)

@@ -78,6 +78,8 @@ SERVERS = (
     ("openai_responses", "https://api.openai.com/v1", "m", SEALED),
     ("openai_responses", "https://api.deepseek.com", "m", ""),
     ("anthropic", "https://a", "claude-sonnet-4-5", "sig"),
+    ("anthropic", "https://a", "claude-opus-4-6", "sig"),
+    ("anthropic", "https://a", "claude-3-haiku", "sig"),
     ("gemini", "https://g", "gemini-3-pro", "sig"),
     ("ollama", "http://box:11434", "m", ""),
 )
