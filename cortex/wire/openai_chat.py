@@ -368,7 +368,7 @@ class OpenAIFold(Fold):
         return [Progress()]
 
     def _content(self, content: Any) -> list[StreamEvent]:
-        """A string, or (Mistral) a list of parts in which thinking and references to sources have parts of their own."""
+        """A string, or (Mistral) a list of parts; thinking and references to sources have parts of their own."""
         if not isinstance(content, list):
             return self.draft.text(as_text(content))
         events: list[StreamEvent] = []
