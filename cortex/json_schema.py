@@ -24,8 +24,8 @@ A list of 2,500 objects with two properties comes through."""
 
 
 def examined(output_type: Mapping[Any, Any]) -> dict[str, Any]:
-    """A JSON schema of the user's, as JSON has it. ConfigError for what is none, refers to what it does not hold, or has
-    a pattern that cannot be used."""
+    """A JSON schema of the user's, as JSON has it. ConfigError for what is none, refers to what it has not, or has a
+    pattern that cannot be used."""
     given = checks.mapping("output_type", output_type, example='{"type": "object", "properties": {...}}')
     try:
         text = json.dumps(dict(given), allow_nan=False)
