@@ -108,7 +108,7 @@ class ToolSpec:
 
 @attrs.frozen
 class OutputSchema:
-    """The JSON schema an answer has to satisfy."""
+    """The JSON schema an answer has to satisfy; its name is of at most 64 letters, digits, _ and -."""
 
     name: str
     schema: Mapping[str, Any]

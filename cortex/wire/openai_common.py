@@ -121,7 +121,7 @@ def system_of(request: Request, history: History, target: Target, row: Row) -> s
 
 def named_schema(output: OutputSchema, target: Target, row: Row) -> dict[str, Any]:
     """The schema of a structured answer, strict where it can be."""
-    name = row.safe_name(output.name)
+    name = output.name
     strict = strict_schema(output.schema) if row.strict.match(model_of(target)) else None
     if strict is None:
         return {"name": name, "schema": output.schema}

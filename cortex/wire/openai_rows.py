@@ -122,11 +122,6 @@ class Row:
         """Whether this model can be asked for its reasoning, encrypted."""
         return self.encrypts and bool(_ENCRYPTS.match(model))
 
-    @staticmethod
-    def safe_name(name: str) -> str:
-        """A schema's name in the grammar of names."""
-        return re.sub(r"[^a-zA-Z0-9_-]", "_", name)[:64] or "output"
-
 
 _MISTRAL_ID = id_grammar(r"[a-zA-Z0-9]{9}", "", 9)
 

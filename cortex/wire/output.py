@@ -6,7 +6,6 @@ sees the tool, and what is validated, repaired, shown and remembered is an answe
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 import attrs
@@ -18,8 +17,8 @@ PREFIX: Final = "structured_output__"
 
 
 def output_name(output: OutputSchema) -> str:
-    """The tool's name, in every vendor's grammar of names."""
-    return PREFIX + re.sub(r"[^a-zA-Z0-9_-]", "_", output.name)[: 64 - len(PREFIX)]
+    """The tool's name, as long as every vendor takes one."""
+    return (PREFIX + output.name)[:64]
 
 
 def output_tool(output: OutputSchema) -> ToolSpec:

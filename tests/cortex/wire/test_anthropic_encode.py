@@ -29,7 +29,7 @@ WIRE = WIRES["anthropic"]
 TARGET = Target("anthropic", "https://api.anthropic.com", "claude-sonnet-4-5", api_key="sk-ant-1")
 HELLO = (Message("user", (Text("Hello"),)),)
 SPEC = ToolSpec("f", "does f", {"type": "object"})
-OUTPUT = OutputSchema("my answer", {"type": "object", "properties": {"a": {"type": "integer"}}})
+OUTPUT = OutputSchema("my_answer", {"type": "object", "properties": {"a": {"type": "integer"}}})
 
 
 def body_of(call: HttpCall) -> dict[str, Any]:

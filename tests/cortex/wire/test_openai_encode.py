@@ -377,7 +377,7 @@ def test_an_output_schema_is_strict_only_when_it_can_be() -> None:
     closed = {**loose, "required": ["a"], "additionalProperties": False}
     nested = {"type": "object", "properties": {"b": loose}, "required": ["b"], "additionalProperties": False}
     for schema, strict in ((loose, False), (closed, True), (nested, False)):
-        sent = encode(Request(HELLO, output=OutputSchema("my answer", schema)))["response_format"]
+        sent = encode(Request(HELLO, output=OutputSchema("my_answer", schema)))["response_format"]
         assert sent["type"] == "json_schema"
         assert sent["json_schema"] == {"name": "my_answer", "schema": schema, **({"strict": True} if strict else {})}
 

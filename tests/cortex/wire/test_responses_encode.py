@@ -174,7 +174,7 @@ def test_tool_choice(word: str, choice: Any) -> None:
 def test_a_schema_is_the_texts_format() -> None:
     closed = {"type": "object", "properties": {"n": {"type": "null"}}, "required": ["n"], "additionalProperties": False}
     loose = {"type": "object", "properties": {"n": {}}}
-    sent = encode(Request(HELLO, output=OutputSchema("an answer", closed)))
+    sent = encode(Request(HELLO, output=OutputSchema("an_answer", closed)))
     assert sent["text"] == {"format": {"type": "json_schema", "name": "an_answer", "schema": closed, "strict": True}}
     sent = encode(Request(HELLO, output=OutputSchema("o", loose)))
     assert sent["text"] == {"format": {"type": "json_schema", "name": "o", "schema": loose}}
