@@ -36,6 +36,11 @@ class Tools:
         self.ran.append(city)
         return city
 
+    async def wipe(self, path: str = "/") -> str:
+        """Removes it all, unless it is told what."""
+        self.ran.append(path)
+        return "gone"
+
     async def broken(self) -> str:
         """Raises."""
         raise ValueError("out of order")
@@ -145,39 +150,27 @@ def spoken(*deltas: tuple[dict[str, Any], str | None]) -> Status:
 @pytest.mark.parametrize("said", ["", '{"path": "/x"}'])
 @pytest.mark.parametrize("finish", ["content_filter", "length", "refusal", "a_new_word"])
 async def test_m2_no_tool_is_run_but_for_an_answer_that_ended_in_order_to_call(
-    said: str, finish: str, lab: Any, autojump_clock: Any
+    said: str, finish: str, lab: Any, tools: Tools, autojump_clock: Any
 ) -> None:
-    ran: list[str] = []
-
-    def wipe(path: str = "/") -> str:
-        ran.append(path)
-        return "gone"
-
     call = {"index": 0, "id": "c", "function": {"name": "wipe", "arguments": said}}
     lab.primary.script(spoken(({"tool_calls": [call]}, None), ({}, finish)))
     async with lab.engine(0) as engine:
-        chunks = [chunk async for chunk in session(engine, wipe).run_stream("go", system=1)]
-    assert ran == []
+        chunks = [chunk async for chunk in session(engine, tools.wipe).run_stream("go", system=1)]
+    assert tools.ran == []
     assert [chunk.kind for chunk in chunks] == ["final"]
     assert chunks[0].response.metadata.raw_finish_reason == finish
 
 
 @pytest.mark.parametrize("said", ["", '{"path": "/'])
 async def test_m2_a_stream_that_is_done_without_a_reason_inside_a_call_is_cut(
-    said: str, lab: Any, autojump_clock: Any
+    said: str, lab: Any, tools: Tools, autojump_clock: Any
 ) -> None:
-    ran: list[str] = []
-
-    def wipe(path: str = "/") -> str:
-        ran.append(path)
-        return "gone"
-
     call = {"index": 0, "id": "c", "function": {"name": "wipe", "arguments": said}}
     lab.primary.always(spoken(({"tool_calls": [call]}, None)))
     lab.spare.script(Reply("nothing needed"))
     async with lab.engine() as engine:
-        chunks = [chunk async for chunk in session(engine, wipe).run_stream("go", system=1)]
-    assert ran == []
+        chunks = [chunk async for chunk in session(engine, tools.wipe).run_stream("go", system=1)]
+    assert tools.ran == []
     assert chunks[-1].response.content == "nothing needed"
 
 
