@@ -21,10 +21,10 @@ from cortex import checks
 from cortex.docstrings import parameter_texts, summary
 from cortex.errors import ConfigError
 from cortex.hints import adapted, misfits, reason
-from cortex.json_schema import number
 from cortex.messages import ToolSpec
 from cortex.schemas import Parsed, parse_output, quiet_generator, schema_of, tidy, validated, written
 from cortex.wire.output import PREFIX
+from cortex.wire.values import number
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -234,3 +234,9 @@ def data_url(url: str) -> tuple[str | None, bytes]:
 def base64_of(image: Image) -> str:
     """The image's bytes in base64."""
     return base64.b64encode(image.data or b"").decode()
+
+
+def number(text: str) -> float:
+    """A JSON number that is not written as a whole one, as such where it is."""
+    value = float(text)
+    return int(value) if value.is_integer() else value

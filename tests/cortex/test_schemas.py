@@ -20,6 +20,7 @@ import typing_extensions
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cortex import json_schema
 from cortex.errors import ConfigError
 from cortex.hints import adapted
 from cortex.schemas import Parsed, parse_output, schema_of
@@ -349,7 +350,12 @@ DRAFT_7 = "http://json-schema.org/draft-07/schema#"
         ({"uniqueItems": True}, [1, True, "1", [1], {"a": 1}], [1.0, {}, 1], "$: has an item twice"),
         ({"uniqueItems": True}, [{"a": 1, "b": 2}, {"a": 2, "b": 1}], [{"a": 1, "b": 2.0}, {"b": 2, "a": 1}],
          "$: has an item twice"),
-        ({"patternProperties": {"^n": COUNT}}, {"n1": 1, "m": "a"}, {"n1": "a"}, "$.n1: 'a' is not of type 'integer'"),
+        (
+            {"properties": {"a": {"multipleOf": 0.01}}},
+            {"a": 19.99},
+            {"a": 0.075},
+            "$.a: 0.075 is not a multiple of 0.01",
+        ),
     ],
     ids=json.dumps,
 )  # fmt: skip
@@ -384,7 +390,7 @@ def test_a_long_value_is_not_quoted_back() -> None:
         ({"items": {"$ref": "http://["}}, r"http://\["),
         ({"$schema": "http://["}, r"\$schema, \$id or \$ref is no address"),
         ({"items": {"pattern": "(?=a)"}}, r"the pattern '\(\?=a\)' cannot be used: .*look-around"),
-        ({"patternProperties": {"(": {}}}, r"the pattern '\(' cannot be used: "),
+        ({"patternProperties": {"a": {}}}, r"patternProperties cannot be checked; name the properties"),
     ],
     ids=str,
 )
@@ -559,11 +565,49 @@ def test_a_pattern_and_unique_items_take_no_longer_than_the_answer_is_long() -> 
     assert parse_output({"type": "array", "uniqueItems": True}, json.dumps(items)) == Parsed(items)
 
 
-@pytest.mark.parametrize("value", ["NaN", "1e999", "1" + "0" * 400, '"\\ud83d"'])
-@pytest.mark.parametrize("schema", [{"multipleOf": 0.5}, {"multipleOf": 3}, {"type": "string", "pattern": "a"}, True])
-def test_an_odd_value_is_no_crash(schema: Any, value: str) -> None:
-    parsed = parse_output({"items": schema}, f"[{value}]")
-    assert parsed.fault or parsed.value
+@pytest.mark.parametrize(
+    ("schema", "value", "fault"),
+    [
+        ({"multipleOf": 3}, "NaN", "it cannot be checked: "),
+        ({"multipleOf": 3}, "1e999", "it cannot be checked: "),
+        ({"multipleOf": 3}, "1" + "0" * 400, "$[0]: does not fit multipleOf: 3"),
+        ({"multipleOf": 0.5}, "1" + "0" * 400, ""),
+        ({"multipleOf": 1e-300}, "1e300", ""),
+        ({"type": "string", "pattern": "a"}, '"\\ud83d"', "$[0]: does not match 'a'"),
+    ],
+)
+def test_an_odd_value_is_no_crash(schema: Any, value: str, fault: str) -> None:
+    told = parse_output({"items": schema}, f"[{value}]").fault
+    assert told.startswith(fault)
+    assert bool(told) is bool(fault)
+
+
+def test_alternatives_that_do_not_fit_are_no_hindrance() -> None:
+    """Five kinds of edits, say, each an object with a word of its own."""
+    kinds = [
+        {
+            "type": "object",
+            "properties": {"kind": {"const": kind}, "at": {"type": "integer"}, "text": {"type": "string"}},
+            "required": ["kind", "at"],
+            "additionalProperties": False,
+        }
+        for kind in "abcde"
+    ]
+    schema = {"type": "object", "properties": {"edits": {"type": "array", "items": {"anyOf": kinds}}}}
+    edits = [{"kind": "abcde"[n % 5], "at": n, "text": "x" * 20} for n in range(400)]
+    assert parse_output(schema, json.dumps({"edits": edits})) == Parsed({"edits": edits})
+    words = [f"word {n}" for n in range(1_500)]
+    listed = {"type": "object", "properties": {"words": {"contains": {"const": words[-1]}}}}
+    assert parse_output(listed, json.dumps({"words": words})).value == {"words": words}
+
+
+def test_what_is_referred_to_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[Any] = []
+    monkeypatch.setattr(json_schema, "_examine_form", lambda _draft, schema: looked_at.append(schema))
+    item = {"type": "object", "properties": {"next": {"$ref": "#/$defs/item"}, "root": {"$ref": "#"}}}
+    many = {f"a{n}": {"$ref": "#/$defs/item"} for n in range(100)}
+    schema_of({"type": "object", "properties": many, "$defs": {"item": item}})
+    assert len(looked_at) == 2
 
 
 def test_a_table_of_a_few_thousand_rows_comes_through() -> None:
