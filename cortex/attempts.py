@@ -85,7 +85,7 @@ class Unserved:
 class Outlet:
     """Turns the events of a turn's streams into chunks for their reader, and remembers what was shown.
 
-    `shown`: the text since the turn began, or was taken back; `committed`: some of it is the present call's; `used`:
+    `shown`: the text of the turn, without what was taken back; `committed`: some of it is the present call's; `used`:
     the reader has been sent anything at all.
     """
 
@@ -117,9 +117,9 @@ class Outlet:
                 await self.send(Chunk("thinking", thinking=text))
 
     async def restart(self) -> None:
-        """Tell the reader to discard what it showed."""
-        self.committed, self._begun_at = False, 0
-        self.shown.clear()
+        """Tell the reader to discard what it showed of the present call."""
+        self.committed = False
+        del self.shown[self._begun_at :]
         await self.send(Chunk("restart"))
 
     async def settle(self, answer: Answer) -> None:

@@ -105,6 +105,8 @@ def told(error: actors.ActorError) -> CortexError:
 
 def parse_answer(prepared: Prepared, answer: Answer) -> tuple[Any, str]:
     """The answer as the output type, and what is wrong with it ("" when nothing is)."""
+    if answer.finish is Finish.LENGTH and answer.text.rstrip()[-1:].isdigit():
+        return None, "it ends in a number, of which more digits may follow"
     parsed = parse_output(prepared.output_type, answer.text)
     return parsed.value, parsed.fault
 

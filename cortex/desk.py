@@ -5,7 +5,8 @@ A tool's fault is the model's to hear, never the user's: whatever goes wrong com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 import attrs
 import trio
@@ -28,25 +29,16 @@ class Desk:
     abandoned: Callable[[str], None]
     numbering: Numbering = attrs.field(factory=Numbering)
 
-    def takes(self, call: ToolCall) -> bool:
-        """Whether the call names a tool, with arguments that fit it."""
-        return not isinstance(self._checked(call), str)
-
-    def _checked(self, call: ToolCall) -> tuple[Tool, Mapping[str, object]] | str:
-        """The tool and what to call it with; or what is wrong, in words for the model."""
+    def ready(self, call: ToolCall) -> Callable[[], Awaitable[ToolResult]] | ToolResult:
+        """What runs the call, or gives its result if it ran before, and never raises; or what is wrong with it."""
         tool = self.tools.get(call.name)
         if tool is None:
             names = ", ".join(sorted(self.tools)) or "none"
-            return f"there is no tool {call.name!r}; the tools are: {names}"
+            return _error(call, f"there is no tool {call.name!r}; the tools are: {names}")
         arguments = validate(tool, call.arguments)
-        return arguments if isinstance(arguments, str) else (tool, arguments)
+        return _error(call, arguments) if isinstance(arguments, str) else partial(self._run, tool, arguments, call)
 
-    async def run(self, call: ToolCall) -> ToolResult:
-        """The result of `call`: from the ledger if it ran before, else by running it. Never raises."""
-        checked = self._checked(call)
-        if isinstance(checked, str):
-            return _error(call, checked)
-        tool, arguments = checked
+    async def _run(self, tool: Tool, arguments: Mapping[str, object], call: ToolCall) -> ToolResult:
         key = self.numbering.key(tool.name, identity(tool, arguments))
         row = self.ledger.find(key)
         if row is not None:

@@ -31,7 +31,7 @@ from cortex.messages import (
 from cortex.mishaps import failure_of
 from cortex.timers import Timers
 from cortex.transport import Progress, ReplyStream
-from cortex.wire.codec import HttpCall, HttpReply, Target, Wire
+from cortex.wire.codec import EVENT_STREAM, HttpCall, HttpReply, Target, Wire
 
 Emit = Callable[[StreamEvent], Awaitable[None]]
 
@@ -272,4 +272,5 @@ async def _close(response: httpx.Response) -> None:
 def _is_stream(response: httpx.Response, wire: Wire) -> bool:
     """Whether it is read as a stream: also under a type that says nothing. What it is then, its first byte tells."""
     said = response.headers.get("content-type", "").lower()
-    return response.status_code == 200 and (wire.stream_type in said or said.partition(";")[0].strip() in _VAGUE)
+    vague = wire.stream_type == EVENT_STREAM and said.partition(";")[0].strip() in _VAGUE
+    return response.status_code == 200 and (wire.stream_type in said or vague)

@@ -28,7 +28,7 @@ _KEYS: Final[Mapping[Role, frozenset[str]]] = {
     "system": frozenset({"role", "content"}),
     "user": frozenset({"role", "content"}),
     "assistant": frozenset(
-        {"role", "content", "tool_calls", "refusal", "reasoning_content", "reasoning", "annotations"}
+        {"role", "content", "tool_calls", "refusal", "reasoning_content", "reasoning", "thinking", "annotations"}
     ),
     "tool": frozenset({"role", "content", "name", "tool_call_id"}),
 }
@@ -138,15 +138,15 @@ def _from_dict(field: str, item: Mapping[Any, Any]) -> Message:
 
 
 def _thought(field: str, fields: Mapping[str, Any]) -> tuple[Part, ...]:
-    """What a compatible server told of its thinking, under either name. An answer's `annotations`, its sources, are
-    passed over: they are a server's word to us, and no vendor takes them back."""
-    name = next((name for name in ("reasoning_content", "reasoning") if fields.get(name)), None)
+    """What a compatible server told of its thinking, under one of its names. An answer's `annotations` (its sources)
+    are passed over: they are a server's word to us, and no vendor takes them back."""
+    name = next((name for name in ("reasoning_content", "reasoning", "thinking") if fields.get(name)), None)
     return (Thinking(checks.any_text(f"{field}.{name}", fields[name])),) if name else ()
 
 
 def _known_keys(field: str, fields: Mapping[str, Any], known: Collection[str]) -> None:
-    """A member that holds nothing (None, an empty list) is no matter: an SDK's messages are full of them."""
-    given = [key for key, value in fields.items() if value is not None and value != []]
+    """A member that holds nothing (None, False, an empty list) is no matter: an SDK's messages are full of them."""
+    given = [key for key, value in fields.items() if value is not None and value is not False and value != []]
     if "name" in given and "name" not in known:
         raise ConfigError(f"{field}.name: only some vendors know who speaks; write the name into the content")
     if "cache_control" in given:
@@ -179,10 +179,10 @@ def _part(field: str, part: object, role: Role) -> Part:
     if isinstance(part, (Text, Thinking, Image, ToolCall)):
         return _whole_part(field, part, role)
     fields = checks.mapping(field, part, example='{"type": "text", "text": "hello"}')
-    kind = checks.one_of(f"{field}.type", fields.get("type"), ("text", "image_url"))
+    kind = checks.one_of(f"{field}.type", fields.get("type"), ("text", "image_url", "refusal"))
     _known_keys(field, fields, ("type", kind))
-    if kind == "text":
-        return Text(checks.any_text(f"{field}.text", fields.get("text")))
+    if kind != "image_url":
+        return Text(checks.any_text(f"{field}.{kind}", fields.get(kind)))
     return _linked_image(f"{field}.image_url", fields.get("image_url"))
 
 

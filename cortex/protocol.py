@@ -184,12 +184,9 @@ class Refused:
 class ToolDesk(Protocol):
     """Where a turn has the user's tools run: the ledger and the caller stand behind it."""
 
-    def takes(self, call: ToolCall) -> bool:
-        """Whether the call names a tool, with arguments that fit it."""
-        ...
-
-    async def run(self, call: ToolCall) -> ToolResult:
-        """Run one call, or give the result it had when this turn was played before; never raises."""
+    def ready(self, call: ToolCall) -> Callable[[], Awaitable[ToolResult]] | ToolResult:
+        """What runs the call, or gives the result it had when this turn was played before, and never raises; or the
+        result that says why it cannot be run."""
         ...
 
 

@@ -115,9 +115,9 @@ class Response(Completion[T_co]):
 class Chunk:
     """One piece of a stream. `content` is always safe to print: it is empty unless `kind` is "text".
 
-    A `tool_call` has an object for its arguments; of a call that has none only the `tool_result` is shown, an error.
-    `restart` asks the consumer to discard what it showed. The last chunk is `final`: it carries the `response` and
-    its `metadata`.
+    A `tool_call` is one that is run, with arguments that fit; of another only the `tool_result` is shown, an error.
+    `restart` asks the consumer to discard the text and thinking it showed since the last `tool_result`. The last chunk
+    is `final`: it carries the `response` and its `metadata`.
     """
 
     kind: Literal["text", "thinking", "tool_call", "tool_result", "restart", "final"]

@@ -65,7 +65,7 @@ def parse_output(output_type: Any, text: str) -> Parsed:
     """An answer's text as a value of `output_type` (None: nothing to parse). JSON in a Markdown fence is taken too."""
     if output_type is None:
         return Parsed()
-    text = _unfenced(text)
+    text = _unfenced(clean(text))
     try:
         value = loads(text, MAX_ANSWER)
     except ValueError as error:

@@ -7,6 +7,7 @@ provider: what was done so far stands in the neutral transcript.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 import attrs
 import trio
@@ -15,7 +16,7 @@ from cortex.attempts import Link, Outlet, Routed, Unserved, route
 from cortex.errors import DeadlineExceeded
 from cortex.goals import Goal
 from cortex.messages import Answer, Finish, Message, Request, Text, ToolCall, ToolResult
-from cortex.protocol import ToolDesk, Turn, TurnDone, TurnFailed, TurnResult
+from cortex.protocol import Turn, TurnDone, TurnFailed, TurnResult
 from cortex.results import Attempt, Chunk
 from cortex.routing import Lane
 
@@ -48,6 +49,8 @@ class _Play:
             answer = routed.answer
             self.transcript.append(Message("assistant", answer.parts or (Text(""),)))
             if not self._wants_tools(answer):
+                if answer.tool_calls and self.turn.desk is not None:
+                    self.notes.append(f"no tool was run: the answer ended with {answer.raw_finish or answer.finish}")
                 return self._done(answer, routed.lane)
             self.goal = self.goal.called(answer.tool_calls)
             if self.goal.loop_detected:
@@ -79,32 +82,31 @@ class _Play:
         return bool(answer.tool_calls) and answer.finish is Finish.TOOL_CALLS and self.turn.desk is not None
 
     async def _run_tools(self, calls: tuple[ToolCall, ...]) -> None:
-        """Side by side, results in the order of the calls."""
-        slots: list[ToolResult | None] = [None] * len(calls)
-        desk = self.turn.desk
-        assert desk is not None
+        """Side by side, results in the order of the calls. Only what is run is shown as a call: of any other its result
+        says what is wrong with it."""
+        jobs = [self._ready(call) for call in calls]
+        slots = [job if isinstance(job, ToolResult) else None for job in jobs]
 
-        async def run_one(index: int, call: ToolCall) -> None:
-            own = self.own_tools.get(call.name)
-            slots[index] = await (own(call) if own is not None else desk.run(call))
+        async def run_one(index: int, job: Callable[[], Awaitable[ToolResult]]) -> None:
+            slots[index] = await job()
 
-        for call in calls:
-            if self._is_shown(call, desk):
+        for call, job in zip(calls, jobs, strict=True):
+            if not isinstance(job, ToolResult) and isinstance(call.arguments, dict):
                 await self._show(Chunk("tool_call", tool_call=call))
         async with trio.open_nursery() as nursery:
-            for index, call in enumerate(calls):
-                nursery.start_soon(run_one, index, call)
+            for index, job in enumerate(jobs):
+                if not isinstance(job, ToolResult):
+                    nursery.start_soon(run_one, index, job)
         results = [result for result in slots if result is not None]
         for result in results:
             await self._show(Chunk("tool_result", tool_result=result))
         self.results.extend(results)
         self.transcript.append(Message("tool", tuple(results)))
 
-    def _is_shown(self, call: ToolCall, desk: ToolDesk) -> bool:
-        """Only what is run is shown as a call; of any other its result says what is wrong with it."""
-        if self.outlet is None:
-            return False
-        return isinstance(call.arguments, dict) if call.name in self.own_tools else desk.takes(call)
+    def _ready(self, call: ToolCall) -> Callable[[], Awaitable[ToolResult]] | ToolResult:
+        assert self.turn.desk is not None
+        own = self.own_tools.get(call.name)
+        return partial(own, call) if own is not None else self.turn.desk.ready(call)
 
     async def _show(self, chunk: Chunk) -> None:
         if self.outlet is not None:

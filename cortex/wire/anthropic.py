@@ -34,7 +34,7 @@ from cortex.messages import (
 from cortex.wire.codec import EFFORT_TOKENS, HttpCall, HttpReply, Json, Target, Wire, get, post
 from cortex.wire.draft import OpenCall, newest
 from cortex.wire.faults import Rules, phrase
-from cortex.wire.history import CLOSING, NO_IMAGE, OPENING, History, Turn, TurnRole, details_lost, in_role, tidy
+from cortex.wire.history import CLOSING, NO_IMAGE, History, Turn, TurnRole, asked_on, details_lost, in_role, tidy
 from cortex.wire.output import output_name, output_tool
 from cortex.wire.stream import Fold, StreamDecoder, decode_with
 from cortex.wire.values import (
@@ -272,12 +272,10 @@ def _last_word(history: History, target: Target) -> tuple[History, list[str]]:
     """A prefill (an answer of the model's that it is to continue) must not end in white space, and newer models take
     none: they are asked to go on."""
     last = history.turns[-1]
+    if NO_PREFILL.match(target.called("claude-")):
+        return asked_on(history)
     if last.role != "assistant":
         return history, []
-    if NO_PREFILL.match(target.called("claude-")):
-        turns = (*history.turns, Turn("user", (Text(OPENING),)))
-        note = "an answer that was begun is followed by a word of the user: this model takes no other last word"
-        return attrs.evolve(history, turns=turns, loop_start=len(turns)), [note]
     said = _led_on(last.parts)
     if not isinstance(text := said[-1], Text):
         return history, []

@@ -14,6 +14,7 @@ schema or an `extra` that has no JSON form.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -45,8 +46,8 @@ class Target:
     def called(self, family: str) -> str:
         """The model's name from the word `family` on, which is what its vendor's rules go by: a gateway puts its own
         words before it, and who deploys a model calls it as he likes, so that only the public name tells."""
-        found = next((name for name in (self.model, self.name) if family in name), "")
-        return found[found.index(family) :] if found else self.model
+        told = (re.search(rf"{family}\D*\d.*", name) for name in (self.model, self.name))
+        return next((found[0] for found in told if found), self.model)
 
     @property
     def issuer(self) -> Issuer:

@@ -221,6 +221,11 @@ class Draft:
         return [call for call in self.opened if not call.answers]
 
     @property
+    def are_whole(self) -> bool:
+        """Whether there are calls of the user's tools, and all with arguments that can be read."""
+        return bool(self.calls) and all(one.call is not None and one.call.arguments is not None for one in self.calls)
+
+    @property
     def empty(self) -> bool:
         """Whether nothing of worth was said: no call, and nothing but white space."""
         return not any(isinstance(part, OpenCall) or "".join(part.pieces).strip() for part in self._parts)

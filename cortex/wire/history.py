@@ -363,6 +363,15 @@ class _Tidier:
         self._order.clear()
 
 
+def asked_on(history: History) -> tuple[History, list[str]]:
+    """For who does not go on with an answer that was begun, or says its beginning again: a user asks to go on."""
+    if history.turns[-1].role != "assistant":
+        return history, []
+    turns = (*history.turns, Turn("user", (Text(OPENING),)))
+    note = "an answer that was begun is followed by a word of the user: this model takes no other last word"
+    return attrs.evolve(history, turns=turns, loop_start=len(turns)), [note]
+
+
 def _result_of(call: ToolCall, result: ToolResult) -> ToolResult:
     """The result as that of this call; an empty one says so."""
     content = result.content if result.content.strip() else NO_OUTPUT

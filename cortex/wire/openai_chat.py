@@ -30,7 +30,7 @@ from cortex.messages import (
 )
 from cortex.wire.codec import HttpCall, HttpReply, Target, Wire, post
 from cortex.wire.draft import OpenCall, Run, newest
-from cortex.wire.history import NOD, Turn, TurnRole, result_text, tidy, with_system
+from cortex.wire.history import NOD, Turn, TurnRole, asked_on, result_text, tidy, with_system
 from cortex.wire.openai_common import (
     RULES,
     address,
@@ -61,7 +61,9 @@ from cortex.wire.values import (
 )
 
 FINISH = {
+    # of OpenAI, and of those who say it in other words: Anthropic's and Cohere's, by their gateways
     "stop": Finish.STOP,
+    "complete": Finish.STOP,
     "eos": Finish.STOP,
     "eos_token": Finish.STOP,
     "end_turn": Finish.STOP,
@@ -70,6 +72,8 @@ FINISH = {
     "model_length": Finish.LENGTH,
     "max_tokens": Finish.LENGTH,
     "tool_calls": Finish.TOOL_CALLS,
+    "tool_call": Finish.TOOL_CALLS,
+    "tool_use": Finish.TOOL_CALLS,
     "function_call": Finish.TOOL_CALLS,
     "content_filter": Finish.CONTENT_FILTER,
     "refusal": Finish.REFUSAL,
@@ -89,12 +93,11 @@ def encode(request: Request, target: Target) -> HttpCall:
     row = row_of(target)
     request = with_output(request, target, row)
     history = tidy(request, target, row.call_id)
+    history, begun = asked_on(history) if row.answers_tools else (history, [])
     thinking = row.thinking_field if row.thinks_aloud(model_of(target), request) else None
     nods = row.answers_tools
     messages, left_out = history.write(("openai_chat", thinking, nods), partial(_write, thinking, nods))
-    if nods and history.turns[-1].role == "assistant":
-        messages[-1] = messages[-1].removesuffix(b"}") + b',"prefix":true}'
-    notes = [*history.notes, *left_out]
+    notes = [*history.notes, *left_out, *begun]
     system = system_of(request, history, target, row)
     body: dict[str, Any] = {"model": target.model, "messages": with_system(system, messages)}
     if request.tools:
@@ -175,7 +178,7 @@ def _assistant(turn: Turn, thinking: str | None, notes: list[str]) -> dict[str, 
         message[thinking] = "\n\n".join(thoughts) or UNTHOUGHT
     if details:
         message["reasoning_details"] = details
-    elif thoughts and not thinking:
+    if not thinking and any(not _details(part) for part in turn.parts if isinstance(part, Thinking)):
         notes.append("thinking of earlier answers was left out: this dialect takes none back")
     if turn.calls:
         message["tool_calls"] = [_call(call, notes) for call in turn.calls]
@@ -293,12 +296,7 @@ class OpenAIFold(Fold):
     def _end(self) -> list[StreamEvent]:
         if self._raw is None and self.draft.empty:
             return self.broken(Kind.PROTOCOL, "an empty answer without a finish reason")
-        finish = FINISH.get(self._raw, Finish.OTHER) if self._raw else Finish.OTHER
-        if self._refused:
-            finish = Finish.REFUSAL
-        elif self._raw is None and self.draft.calls:
-            finish = Finish.TOOL_CALLS
-        return self.ended(finish, self._raw)
+        return self.ended(Finish.REFUSAL if self._refused else _finish(self._raw), self._raw)
 
     def ended(self, finish: Finish, raw: str | None) -> list[StreamEvent]:
         if self._details:
@@ -330,7 +328,7 @@ class OpenAIFold(Fold):
             events += self._fragment({"index": 0, "function": delta["function_call"]})
         if reason := as_text(choice.get("finish_reason")):
             self._raw = reason
-            events += self.finish_calls(FINISH.get(reason, Finish.OTHER))
+            events += self.finish_calls(_finish(reason))
         return events
 
     def _thinking(self, delta: dict[str, Any]) -> list[StreamEvent]:
@@ -408,6 +406,11 @@ class OpenAIFold(Fold):
         if isinstance(index, int):
             self._calls[index] = self._last
         return self._last, events
+
+
+def _finish(raw: str | None) -> Finish:
+    """A server's word, whatever its capitals."""
+    return FINISH.get((raw or "").lower(), Finish.OTHER)
 
 
 def _is_whole(call: OpenCall) -> bool:

@@ -156,8 +156,10 @@ def effort_of(request: Request, target: Target, row: Row, notes: list[str]) -> s
         if request.thinking_budget is not None and not row.reasoning:
             notes.append("thinking_budget was left out: this dialect knows an effort, no number of tokens")
         return None
-    word = row.effort(model_of(target), request.effort)
-    if word is None:
+    word = None if row.is_muted(request) else row.effort(model_of(target), request.effort)
+    if row.is_muted(request):
+        notes.append("effort was left out: this model is told not to think")
+    elif word is None:
         notes.append("effort was left out: this model takes none")
     elif word != request.effort:
         notes.append(f"effort {request.effort} was told as {word}: this model does not know it")

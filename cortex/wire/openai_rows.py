@@ -65,8 +65,9 @@ class Row:
     made to call a tool, and take no temperature. `call_id`: its grammar of call ids. `seed`: what the seed is called,
     None where there is none. `effort`: a model's word for an effort, None where it takes none. `reasoning`: takes
     effort and budget in an object of that name. `stops`: how many stop texts at most, `stopless`: the models that take
-    none. `answers_tools`: wants an assistant between a tool and a user, and one at the end marked as what the answer
-    begins with. `least`: how many tokens an answer may be limited to, at least, in the Responses dialect.
+    none. `own_heat`: the models that take no temperature, whether they think or not. `answers_tools`: wants an
+    assistant between a tool and a user, and no assistant at the end. `least`: how many tokens an answer may be limited
+    to, at least, in the Responses dialect.
     """
 
     host: str
@@ -84,6 +85,7 @@ class Row:
     reasoning: bool = False
     stops: int | None = None
     stopless: re.Pattern[str] = _NONE
+    own_heat: re.Pattern[str] = _NONE
     answers_tools: bool = False
     least: int = 1
 
@@ -94,7 +96,7 @@ class Row:
     def fixes_temperature(self, model: str, request: Request) -> bool:
         """Whether this model refuses a temperature, or passes it over."""
         if not self.names_reasoning_models:
-            return self.thinks_aloud(model, request)
+            return self.thinks_aloud(model, request) or bool(self.own_heat.match(model))
         reasons = request.effort is not None and self.effort(model, request.effort) is not None
         return reasons or bool(_FIXED_TEMPERATURE.match(model))
 
@@ -117,6 +119,10 @@ class Row:
             return False
         told = as_dict(request.extra.get("thinking")).get("type")
         return told == "enabled" or (told != "disabled" and bool(self.thinks.match(model)))
+
+    def is_muted(self, request: Request) -> bool:
+        """Whether `extra` keeps a model here from thinking."""
+        return self.thinking_field is not None and as_dict(request.extra.get("thinking")).get("type") == "disabled"
 
     def encrypts_reasoning(self, model: str) -> bool:
         """Whether this model can be asked for its reasoning, encrypted."""
@@ -144,6 +150,7 @@ AZURE = attrs.evolve(OPENAI, host="azure.com")
 MOONSHOT = Row(
     "moonshot.ai",
     thinks=re.compile(r"(?!moonshot|kimi-latest|kimi-k2-(\d{4}|turbo))"),
+    own_heat=re.compile(r"kimi-k(2\.[5-9]|[3-9])"),
     thinking_field="reasoning_content",
     seed=None,
     effort=_NO_EFFORT,
@@ -171,7 +178,7 @@ ROWS = (
     ),
     # https://api-docs.deepseek.com/guides/json_mode and .../thinking_mode: a model that thinks, as all do by themselves
     # but deepseek-chat, refuses to be made to call, passes a temperature over, and answers 400 to a conversation with
-    # tools in which any thought of an earlier answer is missing. It takes any effort, and has two: low and high.
+    # tools in which any thought of an earlier answer is missing. It takes any effort, unless it is told not to think.
     Row(
         "deepseek.com",
         json_schema=_NONE,

@@ -49,6 +49,8 @@ class Fold(ABC):
     def ended(self, finish: Finish, raw: str | None) -> list[StreamEvent]:
         """The answer is whole: what is still open is finished first."""
         events = self.finish_calls(finish)
+        if raw is None and finish is Finish.OTHER and self.draft.are_whole:
+            finish = Finish.TOOL_CALLS  # some servers give no reason; what was called speaks for itself
         return [*events, Ended(self.draft.answer(finish, raw))]
 
     def finish_calls(self, finish: Finish) -> list[StreamEvent]:

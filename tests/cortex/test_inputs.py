@@ -97,11 +97,13 @@ def test_how_closely_to_look_at_an_image() -> None:
 
 def test_what_an_sdk_leaves_empty_in_a_message_is_no_matter() -> None:
     dumped = {"role": "assistant", "content": None, "refusal": "I can't.", "tool_calls": [], "audio": None}
-    _, messages = inputs.conversation(["x", dumped, "why?"])
-    assert messages[1] == Message("assistant", (Text("I can't."),))
+    parts = {"role": "assistant", "content": [{"type": "refusal", "refusal": "I can't."}], "prefix": False}
+    for one in (dumped, parts):
+        _, messages = inputs.conversation(["x", one, "why?"])
+        assert messages[1] == Message("assistant", (Text("I can't."),))
 
 
-@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
 def test_an_answer_as_a_compatible_server_gives_it(name: str) -> None:
     given = {"role": "assistant", "content": "Yes.", name: "Hm.", "annotations": [{"type": "url_citation"}]}
     _, messages = inputs.conversation(["x", given, "why?"])

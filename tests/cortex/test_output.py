@@ -174,6 +174,42 @@ async def test_prose_beside_an_answer_by_a_tool_is_taken_back(autojump_clock: ob
     assert (json.loads(final.content), final.output) == (PARIS, City("Paris", 2))
 
 
+async def test_what_tools_said_stands_when_prose_is_taken_back(autojump_clock: object, lab: Any, engine: Any) -> None:
+    async def weather(city: str) -> str:
+        return "sunny"
+
+    lab.primary.script(
+        Reply("Let me look.", tools=(("weather", {"city": "Paris"}),), finish="tool_calls"),
+        lambda seen: Reply("Here it is.", tools=((offered(seen)[-1], PARIS),), finish="tool_calls"),
+    )
+    shown: list[str] = []
+    async with engine("tool") as running:
+        async for chunk in session_of(running, weather).run_stream("Paris?", output_type=City):
+            match chunk.kind:
+                case "restart":  # as a reader does who knows what it means
+                    while shown and shown[-1] != "tool_result":
+                        shown.pop()
+                case "text" | "thinking":
+                    shown.append(chunk.content or chunk.thinking)
+                case kind:
+                    shown.append(kind)
+    assert "".join(shown[: shown.index("tool_call")]) == "Let me look."
+    assert shown[shown.index("tool_call") :] == ["tool_call", "tool_result", "Here it is.", json.dumps(PARIS), "final"]
+
+
+@pytest.mark.parametrize(("text", "value"), [("12", None), ('"12"', "12"), ('{"value": "12"}', "12")])
+async def test_a_number_at_the_limit_may_have_lost_digits(
+    autojump_clock: object, lab: Any, text: str, value: str | None
+) -> None:
+    lab.primary.always(Reply(text, finish="length"))
+    async with lab.engine(0) as running:
+        if value is None:
+            with pytest.raises(cortex.BadReply, match="limit of tokens"):
+                await running.complete("How many?", output_type=int | str)
+        else:
+            assert (await running.complete("How many?", output_type=int | str)).output == value
+
+
 @ways
 async def test_a_stream_shows_the_text_and_ends_with_the_value(
     autojump_clock: object, lab: Any, engine: Any, way: str

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import Any
+from typing import Annotated, Any
 
 import attrs
 import pytest
 import trio
+from pydantic import AfterValidator
 
 from cortex.errors import DeadlineExceeded, NoProviderLeft, ProviderUnavailable, StreamInterrupted
 from cortex.messages import Text, ToolResult
@@ -158,6 +159,7 @@ async def test_m2_no_tool_is_run_but_for_an_answer_that_ended_in_order_to_call(
         chunks = [chunk async for chunk in session(engine, tools.wipe).run_stream("go", system=1)]
     assert tools.ran == []
     assert [chunk.kind for chunk in chunks] == ["final"]
+    assert chunks[0].response.metadata.notes == (f"no tool was run: the answer ended with {finish}",)
     assert chunks[0].response.metadata.raw_finish_reason == finish
 
 
@@ -237,6 +239,40 @@ async def test_a_call_that_cannot_be_run_is_not_shown_as_one(lab: Any, tools: To
     told = [chunk.tool_result for chunk in chunks if chunk.kind == "tool_result"]
     assert [one.is_error for one in told] == [True, True, True, True, False]
     assert tools.ran == ["Rome"]
+
+
+@pytest.mark.parametrize("word", ["tool_use", "tool_call", "TOOL_CALLS", "stop", "STOP", "COMPLETE"])
+async def test_whatever_a_gateway_calls_it_the_tools_run(
+    word: str, lab: Any, tools: Tools, autojump_clock: Any
+) -> None:
+    call = {"index": 0, "id": "c", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}
+    lab.primary.script(spoken(({"tool_calls": [call]}, None), ({}, word)), Reply("It is sunny."))
+    async with lab.engine(0) as engine:
+        chunks = [chunk async for chunk in session(engine, tools.weather).run_stream("go", system=1)]
+    assert tools.ran == ["Rome"]
+    assert chunks[-1].response.content == "It is sunny."
+
+
+CHECKED: list[int] = []
+
+
+def noted(value: int) -> int:
+    """A check of the user's own, with an effect."""
+    CHECKED.append(value)
+    return value
+
+
+async def roll(sides: Annotated[int, AfterValidator(noted)]) -> int:
+    """Rolls a die."""
+    return sides
+
+
+async def test_arguments_are_checked_once(lab: Any, autojump_clock: Any) -> None:
+    CHECKED.clear()
+    lab.primary.script(ToolCalls(("roll", {"sides": 6})), Reply("done"))
+    async with lab.engine(0) as engine:
+        assert [chunk async for chunk in session(engine, roll).run_stream("go", system=1)]
+    assert CHECKED == [6]
 
 
 async def test_the_turns_deadline_ends_tools_and_tells_the_trail(lab: Any, tools: Tools, autojump_clock: Any) -> None:

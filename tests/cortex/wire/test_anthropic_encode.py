@@ -262,3 +262,19 @@ def test_temperature_does_not_go_with_thinking() -> None:
         call = WIRE.encode(Request(HELLO, temperature=0.5), where)
         assert "temperature" not in body_of(call)
         assert call.notes
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "thinks"),
+    [
+        ("claude-opus-4-8", "fast", True),
+        ("claude-prod", "claude-opus-4-8", True),
+        ("prod", "claude-opus-4-8", True),
+        ("eu.anthropic.claude-opus-4-8-v1:0", "eu.anthropic.claude-opus-4-8-v1:0", True),
+        ("claude-sonnet-4-5", "claude-next", False),
+        ("prod", "mine", False),
+    ],
+)
+def test_a_model_is_known_by_whichever_name_tells_it(model: str, name: str, thinks: bool) -> None:
+    call = WIRE.encode(Request(HELLO, effort="high"), Target("p", "https://h", model, name=name))
+    assert ("output_config" in body_of(call)) is thinks

@@ -70,7 +70,10 @@ def test_a_plain_answer(reply: Any) -> None:
         ({"content": "x"}, None, Finish.OTHER),
         ({"content": "x", **tool(0, "1", "f")}, "stop", Finish.TOOL_CALLS),
         ({"content": "x", **tool(0, "1", "f")}, "tool_calls", Finish.TOOL_CALLS),
-        ({"content": "x", **tool(0, "1", "f")}, None, Finish.TOOL_CALLS),
+        ({"content": "x", **tool(0, "1", "f")}, None, Finish.OTHER),
+        ({"content": "x", **tool(0, "1", "f", "{}")}, None, Finish.TOOL_CALLS),
+        ({"content": "x", **tool(0, "1", "f")}, "tool_use", Finish.TOOL_CALLS),  # of gateways to Anthropic
+        ({"content": "x", **tool(0, "1", "f")}, "TOOL_CALLS", Finish.TOOL_CALLS),
         ({"content": "x", **tool(0, "1", "f")}, "length", Finish.LENGTH),
         ({"function_call": {"name": "f", "arguments": "{}"}}, "function_call", Finish.TOOL_CALLS),
         ({"content": "x"}, "tool_calls", Finish.STOP),

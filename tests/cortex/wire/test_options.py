@@ -126,8 +126,20 @@ ROWS: dict[tuple[str, str], list[Row]] = {
             {"temperature": 0.5, "tool_choice": {"type": "function", "function": {"name": "f"}}},
             (),
         ),
+        (
+            "deepseek-v4-pro",
+            {"effort": "high", "extra": {"thinking": {"type": "disabled"}}},
+            {"reasoning_effort": ...},
+            ("effort was left out: this model is told not to think",),
+        ),
     ],
     ("openai_chat", MOONSHOT): [
+        (
+            "kimi-k2.6",
+            {"temperature": 0.5, "extra": {"thinking": {"type": "disabled"}}},
+            {"temperature": ...},
+            (OWN_HEAT,),
+        ),
         ("kimi-k2.6", {"tools": TOOL, "tool_choice": "required"}, {"tool_choice": ...}, (UNFORCED,)),
         ("kimi-k2.6", {"temperature": 0.5}, {"temperature": ...}, (OWN_HEAT,)),
         (

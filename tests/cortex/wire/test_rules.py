@@ -101,7 +101,6 @@ IMAGE = {"type": "image", "source": {"type": "url", "url": "https://x"}}
 MORE: list[tuple[str, str, dict[str, Any]]] = [  # what no single damage does: the dialect, where, what is laid over it
     ("openai_chat", "response_format.json_schema.schema", {"anyOf": []}),
     ("openai_chat", "messages.2", {"reasoning_content": "Hm."}),
-    ("openai_chat", "messages.2", {"prefix": True}),
     ("openai_chat", "messages.0", {"role": "assistant"}),
     ("openai_chat", "", {"stream_options": {"include_usage": True}}),
     ("openai_chat", "", {"max_tokens": 9}),
