@@ -332,8 +332,11 @@ class OpenAIFold(Fold):
         return events
 
     def _thinking(self, delta: dict[str, Any]) -> list[StreamEvent]:
-        """DeepSeek's, vLLM's and llama.cpp's word for it, or that of Ollama, Groq and OpenRouter; some say both."""
-        return self.draft.thinking(as_text(delta.get("reasoning_content")) or as_text(delta.get("reasoning")))
+        """DeepSeek's, vLLM's and llama.cpp's word for it, or that of Ollama, Groq and OpenRouter; some say both. Who says
+        neither may still tell it in details."""
+        plain = as_text(delta.get("reasoning_content")) or as_text(delta.get("reasoning"))
+        details = map(as_dict, as_list(delta.get("reasoning_details")))
+        return self.draft.thinking(plain or "".join(as_text(one.get(word)) for one in details for word in _SPOKEN))
 
     def _detail(self) -> Detail:
         """One more of OpenRouter's `reasoning_details`.

@@ -297,6 +297,8 @@ def test_the_pieces_of_reasoning_details_are_put_together(
     thought, call = events[-1].answer.parts
     assert events[0] == Progress()
     assert (json.loads(thought.signature), thought.issuer) == (details, TARGET.issuer)
+    spoken = "".join(one.get("text", one.get("summary", "")) for one in details)  # where it is said nowhere else
+    assert spoken == thought.text == "".join(event.text for event in events if isinstance(event, ThinkingDelta))
     assert call.name == "f"
 
 
