@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from typing import Any
-
 from cortex.config import ProviderConfig
 from cortex.errors import ConfigError
-from cortex.transport import KEEPALIVE_SECONDS, Pooled, Proxied, Transport, Trust, tls_context
+from cortex.transport import KEEPALIVE_SECONDS, Transport, tls_context
 
 MAX_CONNECTIONS = 1000
 
 
-def new_client(config: ProviderConfig) -> Pooled[Any]:
+def new_client(config: ProviderConfig) -> Transport:
     """No retries, no redirects, no environment, HTTP/1.1. It connects to nobody yet."""
-    most, expiry, trust = MAX_CONNECTIONS, KEEPALIVE_SECONDS, Trust(config.verify, config.cert)
-    if config.proxy is None:
-        return Transport(verify=trust, max_connections=most, keepalive_expiry=expiry)
-    return Proxied(config.proxy, verify=trust, max_connections=most, keepalive_expiry=expiry)
+    return Transport(
+        verify=config.verify,
+        cert=config.cert,
+        proxy=config.proxy,
+        max_connections=MAX_CONNECTIONS,
+        keepalive_expiry=KEEPALIVE_SECONDS,
+    )
 
 
 def check(config: ProviderConfig) -> None:
-    """ConfigError for files that cannot be used, and for a proxy that would need another package."""
+    """ConfigError for files that cannot be used."""
     field = f"providers.{config.name}"
-    files = config.cert, config.verify if isinstance(config.verify, str) else None
-    if any(files):
+    if config.cert and not isinstance(config.verify, bool | str):
+        raise ConfigError(f"{field}.cert: load it into the context that is given as verify")
+    if config.cert or isinstance(config.verify, str):
         for name, given in (("verify", (config.verify, None)), ("cert", (config.verify, config.cert))):
             try:
                 tls_context(*given)
             except OSError as error:
                 raise ConfigError(f"{field}.{name}: cannot be used: {error}") from error
-    if (config.proxy or "").startswith("socks") and find_spec("socksio") is None:
-        raise ConfigError(f"{field}.proxy: a SOCKS proxy needs another package: pip install 'httpx[socks]'")

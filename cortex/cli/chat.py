@@ -83,15 +83,14 @@ class Talk:
     def _read(self) -> str | None:
         """The next line; None at the end."""
         try:
-            if not self.interactive:
-                return sys.stdin.readline() or None
-            return input(PROMPT)
+            # By bytes where nobody types: of a text stream one wrong byte would take the lines around with it.
+            return input(PROMPT) if self.interactive else sys.stdin.buffer.readline().decode(sys.stdin.encoding) or None
         except EOFError:
             self.err.line()
             return None
         except UnicodeDecodeError as error:
             self.failed = True
-            self.err.message(f"cortex: that line is not {error.encoding} text")
+            self.err.message(f"cortex: a line that is not {error.encoding} text was passed over")
             return ""
 
     # ---- an answer

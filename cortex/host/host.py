@@ -138,17 +138,18 @@ class Host(Generic[H]):
 
     # ---- calling
 
-    @trio.lowlevel.enable_ki_protection
     async def call(self, work: Work[H, T]) -> T:
-        """Run `work(home)(caller)` where the engine lives; for async callers of any loop.
-
-        Protected: Ctrl-C in a task of trio's comes when it waits, never between the sending of a job and the waiting
-        for it, which would leave the job to nobody.
-        """
+        """Run `work(home)(caller)` where the engine lives; for async callers of any loop."""
         self._check_open()
         place = self._place
         if isinstance(place, Entered) and place.home is not None and in_run(place.token):
             return await work(place.home)(TrioCaller(place.home.tool_threads))
+        return await self._call_elsewhere(work)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _call_elsewhere(self, work: Work[H, T]) -> T:
+        """Protected: Ctrl-C in a task of trio's comes when it waits, never between the sending of a job and the waiting
+        for it, which would leave the job to nobody."""
         waiter = parker()
         job: TrioJob[T] = TrioJob(waiter.wake)
         post_more = self._send(job, _from(self._caller_of(), work))
@@ -216,8 +217,9 @@ class Host(Generic[H]):
         return partial(post, place.token)
 
     def _call_off(self, job: TrioJob[T]) -> bool:
-        """Cancel a job of which nobody knows whether it was sent. False: there is no loop left to do it."""
-        return self._place is not None and post(self._place.token, job.cancel)
+        """Cancel a job of which nobody knows whether it was sent. False: there is no loop that could do it."""
+        place = self._place
+        return place is not None and not self._lost(place) and post(place.token, job.cancel)
 
     def _inhabit(self) -> Entered[H] | Lodging[H]:
         """Where the engine lives. A first call moves it into the runtime thread; so does the first after a fork, or

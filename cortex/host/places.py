@@ -262,6 +262,8 @@ class Runtime:
     def _all_leave(self) -> None:
         for lodging in self._lodgings:
             lodging.leave(drain=False)
+        if not self._lodgings:  # Ctrl-C came before the first had moved in
+            self._empty.set()
 
     @classmethod
     def at_exit(cls) -> None:

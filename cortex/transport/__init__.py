@@ -5,33 +5,27 @@ call may be cancelled at any moment and leaves nothing behind, and it costs the 
 Nothing is sent that was not asked for: no redirects, no cookies, no proxies of the environment, no second attempt.
 
     client.py       `Transport`: one request, from the pool to the reply and back
-    proxied.py      `Proxied`: the same through a proxy, by httpx
-    pooled.py       what both share: the connections to all origins
     pool.py         the connections to one origin: the idle ones on a stack, a bound, and who waits
     connection.py   one connection: requests out, replies in, by h11
     dial.py         names, addresses, TCP and TLS
+    proxy.py        the way through a proxy
     tls.py          whom to trust
     progress.py     how far a request has come
     causes.py       what went wrong, in words
 """
 
 from .causes import causes, words
-from .client import ReplyStream, Transport
+from .client import KEEPALIVE_SECONDS, ReplyStream, Transport
 from .dial import Link
-from .pooled import KEEPALIVE_SECONDS, Pooled
 from .progress import Progress
-from .proxied import Proxied
-from .tls import Trust, tls_context
+from .tls import tls_context
 
 __all__ = [
     "KEEPALIVE_SECONDS",
     "Link",
-    "Pooled",
     "Progress",
-    "Proxied",
     "ReplyStream",
     "Transport",
-    "Trust",
     "causes",
     "tls_context",
     "words",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, NoReturn, TypeAlias
 
 import attrs
 import h11
@@ -15,19 +16,28 @@ from cortex.messages import Phase
 
 from .causes import words
 from .connection import Body, Connection, Timeouts
-from .dial import Connect, TcpConnect, secure
+from .dial import Connect, Link, TcpConnect, secure
 from .pool import Slots
-from .pooled import KEEPALIVE_SECONDS, Origin, Pooled, origin_of
 from .progress import Progress
+from .proxy import Proxy, through
 from .tls import Cert, Trust
 
+Origin: TypeAlias = tuple[str, str, int, str]
+"""Scheme, host, port, and the name that the server's certificate has to bear."""
 
-class Transport(Pooled[Connection]):
+KEEPALIVE_SECONDS = 5.0
+"""Servers give up idle connections after 5 s and more; a shorter wait here loses fewer races against that."""
+
+_PORTS = {"http": 80, "https": 443}
+
+
+class Transport(httpx.AsyncBaseTransport):
     """HTTP/1.1 over trio, for `httpx.AsyncClient(transport=Transport())` or on its own.
 
     `verify`: True (the system's trust), False, the path of a CA bundle or of a directory, or a context of your own.
-    `cert`: the client's own certificate, see `Cert`. At most `max_connections` to one origin, whoever comes then waits
-    in order; an idle one is kept for `keepalive_expiry` seconds. `connect` opens connections (tests, tunnels).
+    `cert`: the client's own certificate, see `Cert`. `proxy`: the address of an HTTP, HTTPS or SOCKS5 proxy, with user
+    and password if it wants any. At most `max_connections` to one origin, whoever comes then waits in order; an idle
+    one is kept for `keepalive_expiry` seconds. `connect` opens connections (tests, tunnels).
 
     Raises httpx's exceptions, whose message is never empty; each has `phase` (`cortex.messages.Phase`) and `reused`.
     Request extensions: `timeout`, `target`, `sni_hostname`; of the response: `http_version`, `reason_phrase`.
@@ -36,16 +46,28 @@ class Transport(Pooled[Connection]):
     def __init__(
         self,
         *,
-        verify: bool | str | ssl.SSLContext | Trust = True,
+        verify: bool | str | ssl.SSLContext = True,
         cert: Cert | None = None,
+        proxy: str | None = None,
         max_connections: int = 1000,
         keepalive_expiry: float = KEEPALIVE_SECONDS,
         connect: Connect | None = None,
     ) -> None:
-        super().__init__(max_connections, keepalive_expiry)
-        self._trust = verify if isinstance(verify, Trust) else Trust(verify, cert)
+        self._trust = Trust(verify, cert)
+        self._proxy = None if proxy is None else Proxy.at(proxy)
+        self._max_connections = max_connections
+        self._expiry = keepalive_expiry
         self._connect = connect or TcpConnect()
+        self._origins: dict[Origin, Slots[Connection]] = {}
+        self._swept = 0.0
+        self._drift = float("inf")
+        self._rested = trio.Event()
         self._last: tuple[httpx.URL | None, Origin] = None, ("", "", 0, "")
+        self._closed = False
+
+    def __repr__(self) -> str:
+        used = sum(slots.in_use for slots in self._origins.values())
+        return f"<Transport: {used} connections in use, {sum(slots.idle for slots in self._origins.values())} idle>"
 
     # ---- one request
 
@@ -62,7 +84,7 @@ class Transport(Pooled[Connection]):
     async def _carry(self, request: httpx.Request, progress: Progress) -> httpx.Response:
         timeouts = Timeouts.of(request)
         origin = self._origin_of(request)
-        head, body = _head(request), _body(request)
+        head, body = _head(request, self._proxy), _body(request)
         now = trio.current_time()
         slots = self._slots_of(origin, now)
         taken = slots.take(now) if not slots.must_wait() else await self._wait(slots, timeouts.pool)
@@ -74,10 +96,10 @@ class Transport(Pooled[Connection]):
             reply = await connection.exchange(head, body, timeouts, progress)
             progress.phase = Phase.HEADERS
         except BaseException:
-            self._give_back(origin, slots, connection, good=False)
+            self._leave(origin, slots, connection, good=False)
             raise
         stream = ReplyStream(
-            connection, timeouts.read, progress, lambda good: self._give_back(origin, slots, connection, good)
+            connection, timeouts.read, progress, lambda good: self._leave(origin, slots, connection, good)
         )
         headers = reply.headers.raw_items()
         response = httpx.Response(
@@ -93,17 +115,69 @@ class Transport(Pooled[Connection]):
     def _origin_of(self, request: httpx.Request) -> Origin:
         """Whoever makes many requests makes them with the same object: taking it apart takes as long as a lookup."""
         if name := request.extensions.get("sni_hostname"):
-            return origin_of(request.url, name)
+            return _origin(request.url, name)
         if request.url is not self._last[0]:
-            self._last = request.url, origin_of(request.url)
+            self._last = request.url, _origin(request.url)
         return self._last[1]
 
-    def _give_back(self, origin: Origin, slots: Slots[Connection], connection: Connection | None, good: bool) -> None:
-        """Leave the slot, and the connection with it if it can serve again."""
+    def _slots_of(self, origin: Origin, now: float) -> Slots[Connection]:
+        if self._closed:
+            raise httpx.LocalProtocolError("this transport is closed")
+        self._wake(now)
+        self._sweep(now)
+        slots = self._origins.get(origin)
+        if slots is None:
+            slots = self._origins[origin] = Slots(self._max_connections, self._expiry)
+        return slots
+
+    async def _wait(self, slots: Slots[Connection], patience: float | None) -> Connection | None:
+        with trio.move_on_after(float("inf") if patience is None else patience):
+            return await slots.wait()
+        raise httpx.PoolTimeout(f"all {slots.limit} connections were in use for {patience:g} s")
+
+    def _leave(self, origin: Origin, slots: Slots[Connection], connection: Connection | None, good: bool) -> None:
+        """Give the slot back, and the connection with it if it can serve again."""
         if connection is not None and not (good and connection.rewind()):
             connection.close()
             connection = None
-        self._leave(origin, slots, connection)
+        slots.give(connection, trio.current_time())
+        if slots.is_unused:
+            self._origins.pop(origin, None)
+        self._rested.set()
+
+    # ---- what nobody uses any more
+
+    def _wake(self, now: float) -> None:
+        """Close what slept along with the machine: peers gave it up long ago, while the loop's clock stood still."""
+        drift = time.time() - now
+        if drift - self._drift > self._expiry:
+            for slots in self._origins.values():
+                slots.close_idle()
+        self._drift = drift
+
+    def _sweep(self, now: float) -> None:
+        """Now and then, close what grew old at origins that nobody comes back to."""
+        if now - self._swept >= self._expiry:
+            self._sweep_all(now)
+
+    def _sweep_all(self, now: float) -> None:
+        self._swept = now
+        for origin, slots in list(self._origins.items()):
+            slots.sweep(now)
+            if slots.is_unused:
+                del self._origins[origin]
+
+    async def sweep_forever(self) -> NoReturn:
+        """Run it beside the calls: what grew old is closed also when no call comes any more, within twice its time.
+
+        Without it a server's good-bye is heard when the next call comes; until then its socket is half closed.
+        """
+        while True:
+            if not any(slots.idle for slots in self._origins.values()):
+                self._rested = trio.Event()
+                await self._rested.wait()
+            await trio.sleep(self._expiry)
+            self._sweep_all(trio.current_time())
 
     # ---- a new connection
 
@@ -114,7 +188,7 @@ class Transport(Pooled[Connection]):
             try:
                 context = await self._trust.context() if scheme == "https" else None  # before there is a socket to lose
                 step = "to connect"
-                link = await self._connect(host, port)
+                link = await self._reach(scheme, host, port)
                 if context is not None:
                     step = "to agree on TLS"
                     link = await secure(link, context, name)
@@ -122,6 +196,20 @@ class Transport(Pooled[Connection]):
             except OSError as error:
                 raise httpx.ConnectError(words(error) or f"{host}:{port} cannot be reached") from error
         raise httpx.ConnectTimeout(f"{host}:{port} took more than {patience:g} s {step}")
+
+    async def _reach(self, scheme: str, host: str, port: int) -> Link:
+        if self._proxy is None:
+            return await self._connect(host, port)
+        return await through(self._proxy, self._connect, scheme, host, port, self._trust.context)
+
+    # ---- the end
+
+    async def aclose(self) -> None:
+        """Close what is idle; what is under way goes on, and is closed at its end."""
+        self._closed = True
+        for slots in self._origins.values():
+            slots.close()
+        await trio.lowlevel.checkpoint()
 
 
 @attrs.define(eq=False)
@@ -173,12 +261,24 @@ def _mark(error: httpx.HTTPError, progress: Progress) -> None:
     told.phase, told.reused = progress.phase, progress.reused
 
 
-def _head(request: httpx.Request) -> h11.Request:
+def _origin(url: httpx.URL, name: str | None = None) -> Origin:
+    """The origin of an address; `name`: what the certificate has to bear where that is not the host."""
+    host = url.raw_host.decode("ascii")
+    if url.scheme not in _PORTS or not host:
+        raise httpx.UnsupportedProtocol(f"{url.scheme!r} is no scheme of this transport: use http or https, and a host")
+    return url.scheme, host, _PORTS[url.scheme] if url.port is None else url.port, name or host
+
+
+def _head(request: httpx.Request, proxy: Proxy | None) -> h11.Request:
     if request.method == "CONNECT":
         raise httpx.LocalProtocolError("CONNECT opens a tunnel, and this transport has no way to hand one out")
+    url, headers = request.url, request.headers.raw
+    target = url.raw_path
+    if proxy is not None and proxy.forwards(url.scheme):
+        target = b"%b://%b%b" % (url.raw_scheme, url.netloc, target)
+        headers = [*headers, *proxy.headers]
     try:
-        target = request.extensions.get("target", request.url.raw_path)
-        return h11.Request(method=request.method, target=target, headers=request.headers.raw)
+        return h11.Request(method=request.method, target=request.extensions.get("target", target), headers=headers)
     except h11.LocalProtocolError as error:
         raise httpx.LocalProtocolError(str(error)) from error
 

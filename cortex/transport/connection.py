@@ -151,7 +151,7 @@ class Connection:
             if isinstance(event, _HEADS):
                 return event
             if event is not h11.NEED_DATA:
-                raise httpx.RemoteProtocolError("the server changed the protocol, and nobody had asked")
+                raise httpx.RemoteProtocolError("the server changed the protocol, and there is no other here")
             data = await self._receive(patience)
             if not data and self._h11.their_state is h11.SEND_RESPONSE:
                 raise httpx.RemoteProtocolError("Server disconnected without sending a response.")

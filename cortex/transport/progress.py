@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -23,12 +23,9 @@ class Progress:
     phase: Phase = Phase.SENT
     reused: bool = False
     """The connection had served before."""
-    socket: Any = None
-    """Of the connection that httpx opened for it."""
-    when_sent: Callable[[], None] | None = None
-    """Called when the request itself begins to be sent; what is said to a proxy before is no part of it."""
     _opened: bool = False
-    _tunnelling: bool = False
+    _stream: Any = None
+    _tunnelling: bool = False  # what is said to a proxy is no part of the request
 
     @classmethod
     def of(cls, request: httpx.Request) -> Progress:
@@ -41,20 +38,15 @@ class Progress:
     async def __call__(self, name: str, info: Mapping[str, Any]) -> None:
         """An event of httpcore's. Its first word tells who speaks: the connection, a proxy, a protocol."""
         match name.partition(".")[2]:
-            case "connect_tcp.started":
+            case "connect_tcp.started" | "connect_unix_socket.started":
                 self.phase, self._opened = Phase.NOT_SENT, True
             case "connect_tcp.complete":
-                self.socket = info["return_value"].get_extra_info("socket")
-            case "start_tls.failed" if self.socket is not None:
-                self.socket.close()
+                self._stream = info["return_value"]
+            case "start_tls.failed" if self._stream is not None:
+                self._stream.get_extra_info("socket").close()
             case "send_request_headers.started":
                 self._tunnelling = info["request"].method == b"CONNECT"
                 if not self._tunnelling:
-                    self._sent()
+                    self.phase, self.reused = Phase.SENT, not self._opened
             case "receive_response_headers.complete" if not self._tunnelling:
                 self.phase = Phase.HEADERS
-
-    def _sent(self) -> None:
-        self.phase, self.reused = Phase.SENT, not self._opened
-        if self.when_sent is not None:
-            self.when_sent()

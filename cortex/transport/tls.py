@@ -14,7 +14,6 @@ from typing import TypeAlias
 
 import trio
 
-PROTOCOLS = ["http/1.1"]
 READERS = 2
 """Threads of one client that read certificates: of its own, for others may need all that there are."""
 
@@ -24,18 +23,18 @@ Cert: TypeAlias = str | tuple[str, ...]
 
 class Trust:
     """Whom a client trusts, and who it is itself, read when it is first needed. `verify` may be a context of the
-    user's own, which is then told, as httpx does, that HTTP/1.1 is all we speak.
+    user's own, which has read its certificates itself: a `cert` beside it is a ValueError.
 
     OSError for a file that cannot be read or does not fit.
     """
 
     def __init__(self, verify: bool | str | ssl.SSLContext, cert: Cert | None) -> None:
+        if cert is not None and not isinstance(verify, bool | str):
+            raise ValueError("cert: load it into the context that is given as verify")
         self._files = (verify, cert) if isinstance(verify, bool | str) else None
         self._context = None if isinstance(verify, bool | str) else verify
         self._reading = trio.Lock()
         self._threads = trio.CapacityLimiter(READERS)
-        if self._context is not None:
-            self._context.set_alpn_protocols(PROTOCOLS)
 
     async def context(self) -> ssl.SSLContext:
         """The context. Many who come at once wait for one reading; who leaves leaves it alone."""
@@ -71,7 +70,6 @@ def tls_context(verify: bool | str = True, cert: Cert | None = None) -> ssl.SSLC
 @lru_cache(maxsize=16)
 def _read(verify: bool | str, cert: Cert | None, _changed: tuple[int, ...]) -> ssl.SSLContext:
     context = _trusting(verify)
-    context.set_alpn_protocols(PROTOCOLS)
     if cert is not None:
         file, key, password = (cert, None, "") if isinstance(cert, str) else (*cert, "")[:3]
         context.load_cert_chain(file, key, password)  # with None OpenSSL would ask for one at the terminal

@@ -474,12 +474,16 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 # -------------------------------------------------------------------------------------------------------------- chat
 
 
+def piped(data: bytes) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(data), "utf-8")
+
+
 @pytest.fixture
 def say(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     """`say("hello", "/health")`: a conversation of these lines, piped."""
 
     def go(*lines: str, argv: tuple[str, ...] = ()) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        monkeypatch.setattr(sys, "stdin", piped("".join(f"{line}\n" for line in lines).encode()))
         return run("chat", *argv)
 
     return go
@@ -496,15 +500,10 @@ def test_a_conversation_goes_on_and_says_who_served(say: Run, providers: FaultWa
 def test_a_line_in_another_encoding_is_no_message(
     run: Run, providers: FaultWall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Pipe(io.StringIO):
-        def readline(self, *_: Any) -> str:
-            line = super().readline()
-            return line.encode("latin-1").decode("utf-8")
-
-    monkeypatch.setattr(sys, "stdin", Pipe("hello\ncaf\u00e9\nstill there?\n"))
+    monkeypatch.setattr(sys, "stdin", piped(b"hello\ncaf\xe9\nstill there?\n\xe2\x82"))
     code, out, err = run("chat")
     assert (code, out.count("Hello from openai.")) == (1, 2)
-    assert "cortex: that line is not utf-8 text\n" in err
+    assert err.count("cortex: a line that is not utf-8 text was passed over\n") == 2
 
 
 def test_a_failure_ends_one_answer_and_not_the_conversation(say: Run, providers: FaultWall) -> None:

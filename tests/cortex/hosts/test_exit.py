@@ -71,6 +71,25 @@ SCRIPTS = {
         threading.Thread(target=engine.complete_sync, args=("hi",), daemon=True).start()
         asked.wait()
     """,
+    "Ctrl-C while the first call moves in": """
+        from cortex.host.places import Runtime
+        class Pressed(threading.Event):
+            def wait(self, timeout=None):
+                super().wait(timeout)
+                raise KeyboardInterrupt
+        made = Runtime.__init__
+        def make(self):
+            made(self)
+            self._ready = Pressed()
+        Runtime.__init__ = make
+        try:
+            session.run_sync("hi")
+        except KeyboardInterrupt:
+            pass
+        began = time.monotonic()
+        Runtime.at_exit()
+        assert time.monotonic() - began < 2
+    """,
     "a stream in a cycle": """
         class Cycle: pass
         cycle = Cycle()

@@ -123,6 +123,38 @@ def test_ctrl_c_between_the_sending_of_a_job_and_the_wait_for_it(
     assert look.quiet(engine)
 
 
+def test_ctrl_c_ends_a_tool_that_computes_in_the_engines_own_run(new_engine: NewEngine, openai: FaultProvider) -> None:
+    """As it would end it in any task."""
+    begun = threading.Event()
+    main = threading.main_thread().ident
+    assert main is not None
+
+    async def compute() -> str:
+        """Never awaits."""
+        begun.set()
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            pass
+        return "done"
+
+    def press() -> None:
+        begun.wait(5)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    async def talk() -> None:
+        async with new_engine() as engine:
+            await engine.create_agent("a", tools=[compute]).start_session().run("go", system=1)
+
+    openai.script(ToolCalls(("compute", {})))
+    presser = threading.Thread(target=press)
+    presser.start()
+    before = time.monotonic()
+    with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)):
+        trio.run(talk)
+    assert time.monotonic() - before < 3
+    presser.join()
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_ctrl_c_before_or_after_the_sending_of_a_plain_threads_job(

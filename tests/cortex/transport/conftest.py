@@ -288,10 +288,11 @@ class Tunnel:
             self.open -= 1
 
 
-async def _pass_on(source: trio.SocketStream, target: trio.SocketStream) -> None:
+async def _pass_on(source: Any, target: Any) -> None:
+    """Until one of them leaves; TLS cannot leave in one direction."""
     async for data in source:
         await target.send_all(data)
-    await target.send_eof()
+    await target.send_eof() if isinstance(target, trio.SocketStream) else await target.aclose()
 
 
 @pytest.fixture(scope="session")

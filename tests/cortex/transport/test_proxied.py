@@ -1,4 +1,4 @@
-"""Through a proxy httpx's own transport carries the requests, behind a bound of our own."""
+"""Through a proxy: HTTP, HTTPS and SOCKS5."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from cortex.clients import new_client
 from cortex.exchange import exchange
 from cortex.messages import Failure, Kind, Message, Phase, Request, Text
 from cortex.timers import Chance, Timers
-from cortex.transport import Proxied, Trust
+from cortex.transport import Transport
 from cortex.vendors import ProviderConfig, provider
 from cortex.wire import WIRES
 from cortex.wire.codec import Target
 
-NOBODY = Trust(False, None)
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
@@ -100,7 +99,7 @@ async def test_the_proxys_password_is_for_the_proxy_and_for_nobodys_eyes(
     secret = proxy.replace("http://", "http://me:pass-word@")
     async with new_client(config(url, secret)) as transport:
         await ask(transport, url)
-        assert b"Proxy-Authorization: Basic bWU6cGFzcy13b3Jk" in forward.heads[0]
+        assert b"proxy-authorization: Basic bWU6cGFzcy13b3Jk" in forward.heads[0]
         assert "pass-word" not in repr(config(url, secret)) + repr(transport)
 
 
@@ -132,7 +131,7 @@ async def test_the_bound_holds(forward: ForwardProxy, gate: Gate, serve: Any, as
     async def call() -> None:
         statuses.append((await ask(transport, url)).status)
 
-    async with Proxied(proxy, verify=NOBODY, max_connections=3) as transport, trio.open_nursery() as nursery:
+    async with Transport(proxy=proxy, max_connections=3) as transport, trio.open_nursery() as nursery:
         for _ in range(12):
             nursery.start_soon(call)
         await trio.testing.wait_all_tasks_blocked(0.02)
@@ -144,7 +143,7 @@ async def test_the_bound_holds(forward: ForwardProxy, gate: Gate, serve: Any, as
 
 async def test_a_wait_that_takes_too_long(forward: ForwardProxy, gate: Gate, serve: Any, ask: Any) -> None:
     url, proxy = await serve(gate), await serve(forward)
-    async with Proxied(proxy, verify=NOBODY, max_connections=1) as transport, trio.open_nursery() as nursery:
+    async with Transport(proxy=proxy, max_connections=1) as transport, trio.open_nursery() as nursery:
         nursery.start_soon(partial(ask, transport, url))
         await trio.testing.wait_all_tasks_blocked(0.02)
         got = await ask(transport, url, timeout={"pool": 0.02})
@@ -158,7 +157,7 @@ async def test_a_call_that_is_cancelled_leaves_no_slot_taken(
     when: str, forward: ForwardProxy, gate: Gate, serve: Any, ask: Any
 ) -> None:
     url, proxy = await serve(gate), await serve(forward)
-    async with Proxied(proxy, verify=NOBODY, max_connections=2) as transport:
+    async with Transport(proxy=proxy, max_connections=2) as transport:
         async with trio.open_nursery() as held:
             if when == "waiting for a slot":
                 for _ in range(2):
@@ -170,7 +169,7 @@ async def test_a_call_that_is_cancelled_leaves_no_slot_taken(
                 assert scope.cancelled_caught
             gate.let.set()
         assert [(await ask(transport, url)).status for _ in range(3)] == [200] * 3
-        assert repr(transport).startswith("<Proxied: 0 connections in use")
+        assert repr(transport).startswith("<Transport: 0 connections in use")
 
 
 async def test_a_reply_gives_its_slot_back_once_however_often_it_is_closed(
@@ -178,13 +177,13 @@ async def test_a_reply_gives_its_slot_back_once_however_often_it_is_closed(
 ) -> None:
     gate.let.set()
     url, proxy = await serve(gate), await serve(forward)
-    async with Proxied(proxy, verify=NOBODY, max_connections=1) as transport:
+    async with Transport(proxy=proxy, max_connections=1) as transport:
         for _ in range(3):
             response = await transport.handle_async_request(httpx.Request("GET", url))
             await response.aclose()
             await response.aclose()
             await response.stream.aclose()  # type: ignore[union-attr]
-        assert repr(transport) == "<Proxied: 0 connections in use, 1 idle>"
+        assert repr(transport) == "<Transport: 0 connections in use, 1 idle>"
 
 
 # ------------------------------------------------------------------------------------------------------------ tunnels
@@ -215,7 +214,7 @@ async def test_a_call_that_is_cancelled_while_a_tunnel_is_made_leaves_nothing(
                 while proxy.open:  # noqa: ASYNC110 - the proxy hears of it by the network
                     await trio.sleep(0.002)
         assert proxy.most == 1
-        assert repr(transport) == "<Proxied: 0 connections in use, 0 idle>"
+        assert repr(transport) == "<Transport: 0 connections in use, 0 idle>"
 
 
 @pytest.mark.parametrize("reply", [b"", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["no tunnel", "no TLS"])
@@ -226,3 +225,143 @@ async def test_what_is_said_to_a_proxy_is_no_part_of_the_request(reply: bytes, s
     assert trio.current_time() - before < 0.5
     assert (failure.kind, failure.phase) == (Kind.TIMEOUT_CONNECT, Phase.NOT_SENT)
     assert proxy.heads[0].startswith(b"CONNECT server.example:443 ")
+
+
+@pytest.mark.parametrize("address", ["server.example:8443", "127.0.0.1:8443", "[::1]:8443"])
+async def test_a_tunnel_is_asked_for_by_name_and_told_nothing_else(
+    address: str, serve: Any, tunnel: Any, ask: Any
+) -> None:
+    proxy = tunnel(b"HTTP/1.1 403 Not there\r\ncontent-length: 0\r\n\r\n")
+    named = (await serve(proxy)).replace("http://", "http://me:p%40ss@")
+    async with new_client(config(f"https://{address}/v1", named)) as transport:
+        got = await ask(transport, f"https://{address}/v1", headers={"authorization": "Bearer secret"})
+    assert (got.failure, str(got.error)) == (httpx.ProxyError, "the proxy answered 403 Not there")
+    line, *fields = proxy.heads[0].split(b"\r\n")
+    assert line == b"CONNECT %b HTTP/1.1" % address.encode()
+    assert fields == [b"host: %b" % address.encode(), b"proxy-authorization: Basic bWU6cEBzcw=="]
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\nHello!", "says more than it was asked"),
+        (b"SSH-2.0-x\r\n\r\n", "is none of HTTP"),
+        (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 100_000, "is none of HTTP"),
+    ],
+)
+async def test_a_proxy_that_makes_no_tunnel(reply: bytes, words: str, serve: Any, tunnel: Any, ask: Any) -> None:
+    proxy = tunnel(reply)
+    async with new_client(config("https://server.example/v1", await serve(proxy))) as transport:
+        got = await ask(transport, "https://server.example/v1")
+        assert repr(transport) == "<Transport: 0 connections in use, 0 idle>"
+    assert got.failure is httpx.ProxyError
+    assert words in str(got.error)
+
+
+async def test_a_proxy_that_hangs_up(serve: Any, heard: Any, ask: Any) -> None:
+    async with new_client(config("https://server.example/v1", await serve(heard))) as transport:
+        got = await ask(transport, "https://server.example/v1")
+    assert (got.failure, str(got.error)) == (httpx.ProxyError, "the proxy hung up")
+
+
+# ------------------------------------------------------------------------------------------------------------ SOCKS5
+
+
+class Socks:
+    """A SOCKS5 proxy. `login`: whom it lets in; `code`: its answer; None: it says nothing when it is asked."""
+
+    def __init__(self, login: bytes = b"", code: int | None = 0, bound: bytes = b"\x01\x7f\0\0\1") -> None:
+        self.asked: list[bytes] = []
+        self.open = 0
+        self._login = login
+        self._code = code
+        self._bound = bound
+
+    async def __call__(self, client: trio.SocketStream) -> None:
+        self.open += 1
+        try:
+            await self._serve(client)
+        finally:
+            self.open -= 1
+
+    async def _serve(self, client: trio.SocketStream) -> None:
+        offered = await client.receive_some(300)
+        method = 2 if self._login else 0
+        await client.send_all(bytes([5, method if method in offered[2:] else 255]))
+        if self._login and method in offered[2:]:
+            given = await client.receive_some(600)
+            await client.send_all(bytes([1, given != self._login]))
+        if not (asked := await client.receive_some(300)):
+            return
+        self.asked.append(asked)
+        if self._code is None:
+            await trio.sleep_forever()
+            return
+        port = int.from_bytes(asked[-2:], "big")
+        await client.send_all(bytes([5, self._code, 0]) + self._bound + b"\0\0")
+        if self._code:
+            return
+        async with await trio.open_tcp_stream("127.0.0.1", port) as server, trio.open_nursery() as nursery:
+            nursery.start_soon(self._pass_on, client, server)
+            nursery.start_soon(self._pass_on, server, client)
+
+    @staticmethod
+    async def _pass_on(source: trio.SocketStream, target: trio.SocketStream) -> None:
+        async for data in source:
+            await target.send_all(data)
+        await target.send_eof()
+
+
+@pytest.mark.parametrize("bound", [b"\x01\x7f\0\0\1", b"\x03\x04here", b"\x04" + b"\0" * 16], ids=["v4", "name", "v6"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "server.example"])
+@pytest.mark.parametrize("login", [False, True])
+async def test_socks_carries_what_is_said(
+    login: bool, host: str, bound: bytes, gate: Gate, serve: Any, heard: Any, ask: Any
+) -> None:
+    """A proxy of names is asked for the name: nobody here looks it up."""
+
+    async def server(stream: trio.SocketStream) -> None:
+        while await heard(stream):
+            await stream.send_all(OK)
+
+    url = (await serve(server)).replace("127.0.0.1", host)
+    socks = Socks(b"\x01\x02me\x04p@ss" if login else b"", bound=bound)
+    proxy = (await serve(socks)).replace("http://", "socks5://me:p%40ss@" if login else "socks5h://")
+    async with new_client(config(url, proxy)) as transport:
+        for _ in range(3):
+            assert (await ask(transport, f"{url}/v1")).body == b"ok"
+    (asked,) = socks.asked
+    assert asked[:3] == b"\5\1\0"
+    assert asked[3:-2] == (b"\x01\x7f\0\0\1" if host == "127.0.0.1" else b"\x03\x0eserver.example")
+
+
+@pytest.mark.parametrize(
+    ("socks", "login", "words"),
+    [
+        (Socks(code=5), "", "the proxy could not connect: connection refused"),
+        (Socks(code=99), "", "the proxy could not connect: code 99"),
+        (Socks(b"\x01\x02me\x04p@ss"), "me:wrong@", "the proxy refused user and password"),
+        (Socks(b"\x01\x02me\x04p@ss"), "", "the proxy wants to be told who asks"),
+    ],
+)
+async def test_socks_that_will_not(socks: Socks, login: str, words: str, serve: Any, ask: Any) -> None:
+    proxy = (await serve(socks)).replace("http://", f"socks5://{login}")
+    async with new_client(config("https://server.example/v1", proxy)) as transport:
+        got = await ask(transport, "https://server.example/v1")
+        assert repr(transport) == "<Transport: 0 connections in use, 0 idle>"
+    assert got.failure is httpx.ProxyError
+    assert str(got.error).startswith(words)
+    assert "wrong" not in str(got.error)
+
+
+async def test_a_cancel_while_socks_is_asked_leaves_nothing(serve: Any, ask: Any) -> None:
+    socks = Socks(code=None)
+    proxy = (await serve(socks)).replace("http://", "socks5://")
+    async with new_client(config("https://server.example/v1", proxy)) as transport:
+        with trio.move_on_after(0.05) as scope:
+            await ask(transport, "https://server.example/v1", timeout={})
+        assert scope.cancelled_caught
+        assert repr(transport) == "<Transport: 0 connections in use, 0 idle>"
+        got = await ask(transport, "https://server.example/v1", timeout={"connect": 0.05})
+        assert str(got.error) == "server.example:443 took more than 0.05 s to connect"
+    assert socks.asked

@@ -604,11 +604,13 @@ def test_a_proxy_that_is_none(proxy: str) -> None:
     assert "pass-word" not in message
 
 
-def test_a_proxy_that_needs_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cortex.clients.find_spec", lambda _name: None)
-    message = refused(proxy="socks5://me:pass-word@proxy:1080")
-    assert message.startswith("providers.openai.proxy: a SOCKS proxy needs another package")
-    assert "pass-word" not in message
+def test_a_certificate_beside_a_context_would_be_lost(client: tuple[str, str]) -> None:
+    context = ssl.create_default_context()
+    assert refused(verify=context, cert=client) == (
+        "providers.openai.cert: load it into the context that is given as verify"
+    )
+    with pytest.raises(ValueError, match=r"^cert: load it into the context"):
+        Transport(verify=context, cert=client)
 
 
 # ------------------------------------------------------------------------------------------------ through a proxy
@@ -644,3 +646,26 @@ async def test_a_tunnel_serves_again_and_again(
         for _ in range(3):
             assert (await engine.complete("hi")).content == "safe"
     assert len(proxy.heads) == 1
+
+
+async def test_a_proxy_of_https_is_trusted_as_a_server_is(
+    ca: Authority, good: tuple[str, str], secured: Any, serve: Any, tunnel: Any, ask: Any
+) -> None:
+    """TLS to the proxy, and TLS to the server inside of it."""
+    url = await serve(secured(good), "https")
+    dig = tunnel(port=httpx.URL(url).port)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*good)
+
+    async def proxy(stream: trio.SocketStream) -> None:
+        await dig(trio.SSLStream(stream, context, server_side=True, https_compatible=True))
+
+    address = await serve(proxy, "https")
+    async with Transport(verify=ca.file, proxy=address) as transport:
+        for _ in range(2):
+            assert (await ask(transport, url)).body == b"safe"
+    assert len(dig.heads) == 1
+    async with Transport(proxy=address) as transport:
+        got = await ask(transport, url)
+    assert got.failure is httpx.ConnectError
+    assert "certificate" in str(got.error)
