@@ -54,9 +54,10 @@ class _Zlib:
                 data = self._next_member(data)
                 if not data:
                     return
-            piece = self._inner.decompress(data, STEP_BYTES)
-            full = len(piece) == STEP_BYTES and not self._inner.eof
-            data = self._inner.unconsumed_tail or self._inner.unused_data
+            inner: Any = self._inner
+            piece = inner.decompress(data, STEP_BYTES)
+            full = len(piece) == STEP_BYTES and not inner.eof
+            data = inner.unconsumed_tail or inner.unused_data
             if piece:
                 yield piece
 

@@ -332,8 +332,8 @@ class OpenAIFold(Fold):
         return events
 
     def _thinking(self, delta: dict[str, Any]) -> list[StreamEvent]:
-        """DeepSeek's, vLLM's and llama.cpp's word for it, or that of Ollama, Groq and OpenRouter; some say both. Details
-        are heard where they are all that is told."""
+        """DeepSeek's, vLLM's and llama.cpp's word for it, or that of Ollama, Groq and OpenRouter; some say both.
+        Details are heard where they are all that is told."""
         plain = as_text(delta.get("reasoning_content")) or as_text(delta.get("reasoning"))
         details = map(as_dict, as_list(delta.get("reasoning_details")))
         return self.draft.thinking(plain or "".join(as_text(one.get(word)) for one in details for word in _SPOKEN))
