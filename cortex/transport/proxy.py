@@ -48,7 +48,7 @@ class Proxy:
         to the proxy, as httpx does."""
         url = httpx.URL(address)
         login = (url.username, url.password) if url.username or url.password else None
-        return cls(url.scheme, url.host, url.port or PORTS[url.scheme], login)
+        return cls(url.scheme, url.raw_host.decode("ascii"), url.port or PORTS[url.scheme], login)
 
     @property
     def is_socks(self) -> bool:
@@ -147,8 +147,7 @@ async def _ask_socks(wire: _Wire, proxy: Proxy, host: str, port: int) -> None:
     if version != 5:
         raise httpx.ProxyError("the proxy is none of SOCKS5")
     if method == 2 and proxy.login:
-        user, password = (word.encode()[:255] for word in proxy.login)
-        await wire.say(bytes([1, len(user)]) + user + bytes([len(password)]) + password)
+        await wire.say(b"\x01" + b"".join(map(_short, proxy.login)))
         if (await wire.hear_all(2))[1]:
             raise httpx.ProxyError("the proxy refused user and password")
     elif method:
@@ -165,6 +164,13 @@ def _address(host: str) -> bytes:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        name = host.encode("ascii")[:255]
-        return bytes([3, len(name)]) + name
+        return b"\x03" + _short(host)
     return bytes([1 if address.version == 4 else 4]) + address.packed
+
+
+def _short(text: str) -> bytes:
+    """A text behind its length, which is one byte."""
+    data = text.encode()
+    if len(data) > 255:
+        raise httpx.ProxyError("SOCKS5 takes no name, user or password of more than 255 bytes")
+    return bytes([len(data)]) + data

@@ -342,6 +342,7 @@ async def test_socks_carries_what_is_said(
         (Socks(code=99), "", "the proxy could not connect: code 99"),
         (Socks(b"\x01\x02me\x04p@ss"), "me:wrong@", "the proxy refused user and password"),
         (Socks(b"\x01\x02me\x04p@ss"), "", "the proxy wants to be told who asks"),
+        (Socks(b"\x01\x02me\x04p@ss"), f"me:{'wrong' * 60}@", "SOCKS5 takes no name, user or password of more than"),
     ],
 )
 async def test_socks_that_will_not(socks: Socks, login: str, words: str, serve: Any, ask: Any) -> None:
