@@ -101,24 +101,26 @@ class Connection:
     async def exchange(self, head: h11.Request, body: Body, timeouts: Timeouts, progress: Progress) -> h11.Response:
         """Send a request and read the head of its reply. httpx's exceptions; after any, the connection is good for
         nothing but `close`."""
-        waits = b"expect" in _names(head)
+        packed = self.pack(head)
+        waits = b"\nexpect:" in packed.lower()
         if isinstance(body, bytes) and len(body) <= AT_ONCE_BYTES and not waits:
-            reply = await self._at_once(head, body, timeouts, progress)
+            reply = await self._at_once(packed, body, timeouts, progress)
         else:
-            reply = await _Upload(self, head, body, timeouts, progress, waits).run()
-        names = _names(reply)
+            reply = await _Upload(self, packed, body, timeouts, progress, waits).run()
+        # h11's own iteration over names takes ten times as long.
+        names = [name.lower() for name, _ in reply.headers.raw_items()]
         if len(names) > MAX_HEADERS:
             raise httpx.RemoteProtocolError(f"the reply has {len(names)} headers; {MAX_HEADERS} are enough")
         # Two framings contradict each other: whoever stands between may have read another one (RFC 9112, section 6.3).
         self._doubtful = sum(map(names.count, _FRAMING)) > 1
         return reply
 
-    async def _at_once(self, head: h11.Request, body: bytes, timeouts: Timeouts, progress: Progress) -> h11.Response:
-        data = self.pack(head) + (self.pack(h11.Data(data=body)) if body else b"") + self.pack(h11.EndOfMessage())
+    async def _at_once(self, head: bytes, body: bytes, timeouts: Timeouts, progress: Progress) -> h11.Response:
+        data = head + (self.pack(h11.Data(data=body)) if body else b"") + self.pack(h11.EndOfMessage())
         progress.phase = Phase.SENT
         with suppress(httpx.WriteError):  # a server that hung up early may have said why
             await self.send(data, timeouts.write)
-        return await self.head(timeouts.read)
+        return await passing_over(partial(self.event, timeouts.read))
 
     def pack(self, event: h11.Event) -> bytes:
         try:
@@ -139,10 +141,6 @@ class Connection:
         self._sending = False
 
     # ---- its reply
-
-    async def head(self, patience: float | None) -> h11.Response:
-        """The head of the reply; what comes before it is passed over."""
-        return await passing_over(partial(self.event, patience))
 
     async def event(self, patience: float | None) -> h11.Response | h11.InformationalResponse:
         """The next head of any kind."""
@@ -229,18 +227,13 @@ async def passing_over(
     raise httpx.RemoteProtocolError(f"{MAX_INTERIM} interim replies, and none to the request")
 
 
-def _names(head: h11.Request | h11.Response) -> list[bytes]:
-    """Of its headers, in lower case. h11's own iteration takes ten times as long."""
-    return [name.lower() for name, _ in head.headers.raw_items()]
-
-
 @attrs.define
 class _Upload:
     """A request that is large, or of unknown size, or that waits to be asked for: it is sent while we listen, because a
     server may answer, and hang up, before it has heard all."""
 
     connection: Connection
-    request: h11.Request
+    head: bytes
     body: Body
     timeouts: Timeouts
     progress: Progress
@@ -277,9 +270,8 @@ class _Upload:
             both.cancel()
 
     async def _speak(self) -> None:
-        head = self.connection.pack(self.request)
         self.progress.phase = Phase.SENT
-        await self.connection.send(head, self.timeouts.write)
+        await self.connection.send(self.head, self.timeouts.write)
         if self.waits:
             with trio.move_on_after(EXPECT_SECONDS):
                 await self.invited.wait()
