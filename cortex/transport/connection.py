@@ -208,9 +208,9 @@ class Connection:
     async def _receive(self, patience: float | None) -> bytes:
         try:
             if patience is None:
-                return bytes(await self._link.stream.receive_some(RECEIVE_BYTES))
+                return bytes(await self._link.receive(RECEIVE_BYTES))
             with trio.move_on_after(patience):
-                return bytes(await self._link.stream.receive_some(RECEIVE_BYTES))
+                return bytes(await self._link.receive(RECEIVE_BYTES))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise httpx.ReadError(words(error) or "the connection broke while reading") from error
         raise httpx.ReadTimeout(f"the server said nothing for {patience:g} s")

@@ -34,13 +34,17 @@ class Link:
     """An open byte stream, and what has to be possible at once, without awaiting.
 
     `is_silent`: there is nothing to be read, not even an end. `send`: how many bytes could be sent without waiting, a
-    turn of the loop that most requests can be spared; OSError when the connection is broken.
+    turn of the loop that most requests can be spared; OSError when the connection is broken. `receive`: what the stream
+    receives, where there is a shorter way to it.
     """
 
     stream: trio.abc.Stream
     close: Callable[[], None]
     is_silent: Callable[[], bool]
     send: Callable[[bytes], int] = lambda _data: 0
+    receive: Callable[[int], Awaitable[bytes]] = attrs.field(
+        default=attrs.Factory(lambda link: link.stream.receive_some, takes_self=True)
+    )
 
 
 Connect: TypeAlias = Callable[[str, int], Awaitable[Link]]
@@ -57,9 +61,8 @@ class TcpConnect:
         addresses = await self._addresses(host, port)
         sock = await (_connect(addresses[0]) if len(addresses) == 1 else _race(addresses))
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-        return Link(
-            stream, partial(_close, stream.socket, os.getpid()), partial(_is_silent, sock), partial(_send, sock)
-        )
+        close = partial(_close, stream.socket, os.getpid())
+        return Link(stream, close, partial(_is_silent, sock), partial(_send, sock), partial(_receive, sock))
 
     async def _addresses(self, host: str, port: int) -> list[Address]:
         look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
@@ -157,6 +160,18 @@ def _send(sock: socket.socket, data: bytes) -> int:
         return sock.send(data)
     except BlockingIOError:
         return 0
+
+
+async def _receive(sock: socket.socket, most: int) -> bytes:
+    """Wait first: right after a request there is nothing yet, and to try would cost a call and an exception."""
+    while True:
+        await trio.lowlevel.wait_readable(sock)
+        try:
+            return sock.recv(most)
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            raise trio.BrokenResourceError(str(error)) from error
 
 
 async def secure(link: Link, context: ssl.SSLContext, host: str) -> Link:
