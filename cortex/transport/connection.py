@@ -118,8 +118,9 @@ class Connection:
     async def _at_once(self, head: bytes, body: bytes, timeouts: Timeouts, progress: Progress) -> h11.Response:
         data = head + (self.pack(h11.Data(data=body)) if body else b"") + self.pack(h11.EndOfMessage())
         progress.phase = Phase.SENT
-        with suppress(httpx.WriteError):  # a server that hung up early may have said why
-            await self.send(data, timeouts.write)
+        if left := self._send_now(data):
+            with suppress(httpx.WriteError):  # a server that hung up early may have said why
+                await self.send(left, timeouts.write)
         return await passing_over(partial(self.event, timeouts.read))
 
     def pack(self, event: h11.Event) -> bytes:
@@ -128,8 +129,18 @@ class Connection:
         except h11.LocalProtocolError as error:
             raise httpx.LocalProtocolError(str(error)) from error
 
-    async def send(self, data: bytes, patience: float | None) -> None:
+    def _send_now(self, data: bytes) -> bytes:
+        """What cannot be sent without waiting; nothing can, and need be, where the server has hung up."""
         self._sending = True  # if it does not come back, nobody knows how much was sent: no request may follow
+        try:
+            left = data[self._link.send(data) :]
+        except OSError:
+            return b""
+        self._sending = bool(left)
+        return left
+
+    async def send(self, data: bytes, patience: float | None) -> None:
+        self._sending = True
         try:
             if data := data[self._link.send(data) :]:
                 with trio.move_on_after(float("inf") if patience is None else patience) as scope:
@@ -160,9 +171,6 @@ class Connection:
         if self._ahead:
             ahead, self._ahead = self._ahead, b""
             return ahead
-        return await self._read(patience)
-
-    async def _read(self, patience: float | None) -> bytes:
         while True:
             pieces = self._pieces()
             if pieces:
@@ -175,12 +183,14 @@ class Connection:
 
     async def read_ahead(self) -> None:
         """Read some of the body now, and keep it: over TLS nothing can be read after a send that was cut short."""
+        ahead = b""
         with trio.move_on_after(AHEAD_SECONDS):
             try:
-                while not self._over and len(self._ahead) < AHEAD_BYTES:
-                    self._ahead += await self._read(None)
+                while not self._over and len(ahead) < AHEAD_BYTES:
+                    ahead += await self.read(None)
             except httpx.HTTPError as error:
                 self._failed = error
+        self._ahead = ahead
 
     def _pieces(self) -> list[bytes]:
         """What of the body has been received. An error after it waits for its turn."""
