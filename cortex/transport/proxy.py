@@ -71,13 +71,17 @@ async def through(
 ) -> Link:
     """A connection to `host` and `port`, through `proxy`; to the proxy itself where it forwards.
 
-    `trust`: whom to trust as a proxy of HTTPS. OSError when the proxy cannot be reached, httpx.ProxyError when it will
-    not. Whatever goes wrong, a cancel too, nothing is left open.
+    `trust`: whom to trust as a proxy of HTTPS. httpx.ProxyError when the proxy cannot be reached, or will not. Whatever
+    goes wrong, a cancel too, nothing is left open.
     """
-    link = await connect(proxy.host, proxy.port)
     try:
-        if proxy.scheme == "https":
-            link = await secure(link, await trust(), proxy.host)
+        context = await trust() if proxy.scheme == "https" else None  # before there is a socket to lose
+        link = await connect(proxy.host, proxy.port)
+        if context is not None:
+            link = await secure(link, context, proxy.host)
+    except OSError as error:
+        raise httpx.ProxyError(words(error) or "the proxy cannot be reached") from error
+    try:
         if proxy.is_socks:
             await _ask_socks(_Wire(link.stream), proxy, host, port)
         elif not proxy.forwards(scheme):

@@ -109,7 +109,8 @@ async def test_a_proxy_that_is_not_there(serve: Any, ask: Any) -> None:
     await closed[0].aclose()
     async with new_client(config("http://server.example/v1", f"http://me:pass-word@127.0.0.1:{port}")) as client:
         got = await ask(client, "http://server.example/v1")
-    assert got.failure is httpx.ConnectError
+    assert got.failure is httpx.ProxyError
+    assert "Connection refused" in str(got.error)
     assert "pass-word" not in str(got.error)
 
 

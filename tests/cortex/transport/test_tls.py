@@ -667,5 +667,5 @@ async def test_a_proxy_of_https_is_trusted_as_a_server_is(
     assert len(dig.heads) == 1
     async with Transport(proxy=address) as transport:
         got = await ask(transport, url)
-    assert got.failure is httpx.ConnectError
+    assert got.failure is httpx.ProxyError
     assert "certificate" in str(got.error)
