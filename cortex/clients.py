@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cortex.config import ProviderConfig
 from cortex.errors import ConfigError
-from cortex.transport import KEEPALIVE_SECONDS, Transport, tls_context
+from cortex.transport import KEEPALIVE_SECONDS, Proxy, Transport, tls_context
 
 MAX_CONNECTIONS = 1000
 
@@ -21,8 +21,13 @@ def new_client(config: ProviderConfig) -> Transport:
 
 
 def check(config: ProviderConfig) -> None:
-    """ConfigError for files that cannot be used."""
+    """ConfigError for files that cannot be used, and for a proxy's address that cannot be read."""
     field = f"providers.{config.name}"
+    if config.proxy is not None:
+        try:
+            Proxy.at(config.proxy)
+        except ValueError:
+            raise ConfigError(f"{field}.proxy: must be an address such as http://proxy.example.com:3128") from None
     if config.cert and not isinstance(config.verify, bool | str):
         raise ConfigError(f"{field}.cert: load it into the context that is given as verify")
     if config.cert or isinstance(config.verify, str):

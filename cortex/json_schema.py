@@ -59,6 +59,8 @@ def _draft(schema: Mapping[str, Any]) -> Any:
     from jsonschema import Draft202012Validator, validators
 
     named = schema.get("$schema")
+    if isinstance(named, str) and "draft-03" in named:
+        raise ConfigError("output_type: $schema names a draft that is too old; draft 4 and newer are known")
     return validators.validator_for({"$schema": named} if isinstance(named, str) else {}, Draft202012Validator)
 
 
@@ -69,6 +71,8 @@ def _examine_parts(schema: dict[str, Any]) -> None:
 
     draft = _draft(schema)
     _examine_form(draft, schema)
+    for one in _schemas(schema):
+        _examine_words(one, is_root=one is schema)
     kind = specification_with(draft.ID_OF(draft.META_SCHEMA))
     root = kind.create_resource(schema)
     todo: list[tuple[Any, Any]] = [(root, Registry().resolver_with_root(root))]
@@ -79,7 +83,6 @@ def _examine_parts(schema: dict[str, Any]) -> None:
         if not isinstance(one.contents, dict) or id(one.contents) in seen:
             continue
         seen.add(id(one.contents))
-        _examine_pattern(one.contents)
         todo += [(inner, resolver.in_subresource(inner)) for inner in one.subresources()]
         for reference in map(one.contents.get, ("$ref", "$dynamicRef")):
             if not isinstance(reference, str):
@@ -109,15 +112,34 @@ def _looked_up(resolver: Any, reference: str) -> Any:
         ) from None
 
 
-def _examine_pattern(schema: Mapping[str, Any]) -> None:
+_NAMING: Final = ("properties", "$defs", "definitions", "dependentSchemas", "dependencies")
+_VALUES: Final = ("default", "const", "enum", "examples")
+
+
+def _schemas(node: Any, *, names: bool = False) -> Iterator[dict[str, Any]]:
+    """The schema and all that may be one in it. `names`: the keys of `node` are names, and may read like keywords."""
+    if isinstance(node, list):
+        for item in node:
+            yield from _schemas(item)
+    elif isinstance(node, dict):
+        if not names:
+            yield node
+        for key, value in node.items():
+            if names or key not in _VALUES:
+                yield from _schemas(value, names=not names and key in _NAMING)
+
+
+def _examine_words(schema: Mapping[str, Any], *, is_root: bool) -> None:
     from pydantic_core import SchemaError
 
+    if isinstance(schema.get("$schema"), str) and not is_root:  # the library would check it by that, uncounted
+        raise ConfigError("output_type: $schema stands inside; one at the root holds for all")
     if "patternProperties" in schema:  # the library searches them by `re`, whose time a model's word can blow up
         raise ConfigError(
             "output_type: patternProperties cannot be checked; name the properties, or say what any may be"
         )
     try:
-        _searcher(schema.get("pattern", ""))
+        _searcher(pattern if isinstance(pattern := schema.get("pattern"), str) else "")
     except SchemaError as error:
         raise ConfigError(f"output_type: the pattern {schema['pattern']!r} cannot be used: {reason(error)}") from None
 
@@ -137,7 +159,7 @@ def misfit(value: Any, schema: dict[str, Any]) -> str:
         found.extend(map(_told, itertools.islice(_checker(schema).iter_errors(value), 5)))
     except RecursionError:
         found.append("it is nested too deeply")
-    except (ValueError, ArithmeticError) as error:  # the library's own at NaN and 10**400, or `TooMuch`
+    except Exception as error:  # the library's own at NaN and 10**400 and at half a schema, or `TooMuch`
         found.append(f"it cannot be checked: {error}")
     return "; ".join(found)
 

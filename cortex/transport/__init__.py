@@ -18,12 +18,14 @@ from .causes import causes, words
 from .client import KEEPALIVE_SECONDS, ReplyStream, Transport
 from .dial import Link
 from .progress import Progress
+from .proxy import Proxy
 from .tls import tls_context
 
 __all__ = [
     "KEEPALIVE_SECONDS",
     "Link",
     "Progress",
+    "Proxy",
     "ReplyStream",
     "Transport",
     "causes",

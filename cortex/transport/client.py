@@ -187,7 +187,7 @@ class Transport(httpx.AsyncBaseTransport):
         with trio.move_on_after(float("inf") if patience is None else patience):
             try:
                 context = await self._trust.context() if scheme == "https" else None  # before there is a socket to lose
-                step = "to connect"
+                step = "to connect" if self._proxy is None else "to connect through the proxy"
                 link = await self._reach(scheme, host, port)
                 if context is not None:
                     step = "to agree on TLS"

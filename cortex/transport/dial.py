@@ -165,12 +165,12 @@ def _send(sock: socket.socket, data: bytes) -> int:
 async def _receive(sock: socket.socket, most: int) -> bytes:
     """Wait first: right after a request there is nothing yet, and to try would cost a call and an exception."""
     while True:
-        await trio.lowlevel.wait_readable(sock)
         try:
+            await trio.lowlevel.wait_readable(sock)
             return sock.recv(most)
         except BlockingIOError:
             continue
-        except OSError as error:
+        except (OSError, ValueError) as error:  # the latter for one that is closed
             raise trio.BrokenResourceError(str(error)) from error
 
 

@@ -20,6 +20,7 @@ from .dial import Connect, Link, secure
 
 PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 MAX_HEAD_BYTES = 64 * 1024
+MAX_INTERIM = 64
 
 _REFUSALS = {  # https://www.rfc-editor.org/rfc/rfc1928#section-6
     1: "general failure",
@@ -45,8 +46,11 @@ class Proxy:
     @classmethod
     def at(cls, address: str) -> Proxy:
         """The proxy at an address such as http://user:password@proxy:3128; of socks5 and socks5h both leave the names
-        to the proxy, as httpx does."""
-        url = httpx.URL(address)
+        to the proxy, as httpx does. ValueError for what is no address."""
+        try:
+            url = httpx.URL(address)
+        except (httpx.InvalidURL, UnicodeError):
+            raise ValueError("proxy: is no address") from None  # which may hold a password: nothing of it is shown
         login = (url.username, url.password) if url.username or url.password else None
         return cls(url.scheme, url.raw_host.decode("ascii"), url.port or PORTS[url.scheme], login)
 
@@ -71,11 +75,11 @@ async def through(
 ) -> Link:
     """A connection to `host` and `port`, through `proxy`; to the proxy itself where it forwards.
 
-    `trust`: whom to trust as a proxy of HTTPS. httpx.ProxyError when the proxy cannot be reached, or will not. Whatever
-    goes wrong, a cancel too, nothing is left open.
+    `trust`: whom to trust as a proxy of HTTPS; OSError when that cannot be read. httpx.ProxyError when the proxy cannot
+    be reached, or will not. Whatever goes wrong, a cancel too, nothing is left open.
     """
+    context = await trust() if proxy.scheme == "https" else None  # before there is a socket to lose
     try:
-        context = await trust() if proxy.scheme == "https" else None  # before there is a socket to lose
         link = await connect(proxy.host, proxy.port)
         if context is not None:
             link = await secure(link, context, proxy.host)
@@ -129,16 +133,27 @@ async def _dig(wire: _Wire, proxy: Proxy, host: str, port: int) -> None:
     asked = h11.Request(method=b"CONNECT", target=where, headers=[(b"host", where), *proxy.headers])
     await wire.say((state.send(asked) or b"") + (state.send(h11.EndOfMessage()) or b""))
     try:
-        while not isinstance(event := state.next_event(), h11.Response):
-            if event is h11.NEED_DATA:
-                state.receive_data(await wire.hear())
+        event = await _reply(state, wire)
     except h11.RemoteProtocolError as error:
         raise httpx.ProxyError(f"the proxy is none of HTTP: {error}") from error
-    if state.trailing_data[0]:
-        raise httpx.ProxyError("the proxy says more than it was asked")
     if not 200 <= event.status_code < 300:
         said = f"{event.status_code} {bytes(event.reason).decode('latin-1')}"
         raise httpx.ProxyError(f"the proxy answered {said.strip()}")
+    if state.trailing_data[0]:
+        raise httpx.ProxyError("the proxy says more than it was asked")
+
+
+async def _reply(state: h11.Connection, wire: _Wire) -> h11.Response:
+    interim = 0
+    while interim < MAX_INTERIM:
+        event = state.next_event()
+        if isinstance(event, h11.Response):
+            return event
+        if event is h11.NEED_DATA:
+            state.receive_data(await wire.hear())
+        else:
+            interim += 1
+    raise httpx.ProxyError(f"{MAX_INTERIM} interim replies of the proxy, and none to the request")
 
 
 # ------------------------------------------------------------------------------------------------------------ SOCKS5
@@ -157,7 +172,9 @@ async def _ask_socks(wire: _Wire, proxy: Proxy, host: str, port: int) -> None:
     elif method:
         raise httpx.ProxyError("the proxy wants to be told who asks in a way that is not known here, or not at all")
     await wire.say(b"\x05\x01\x00" + _address(host) + port.to_bytes(2, "big"))
-    _, refused, _, kind = await wire.hear_all(4)
+    version, refused, _, kind = await wire.hear_all(4)
+    if version != 5 or kind not in (1, 3, 4):
+        raise httpx.ProxyError("the proxy is none of SOCKS5")
     if refused:
         raise httpx.ProxyError(f"the proxy could not connect: {_REFUSALS.get(refused, f'code {refused}')}")
     await wire.hear_all({1: 4, 4: 16}.get(kind) or (await wire.hear_all(1))[0])

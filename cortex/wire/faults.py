@@ -29,6 +29,7 @@ _STATUS: Mapping[int, Kind] = {
     403: Kind.PERMISSION,
     404: Kind.ROUTE_GONE,
     405: Kind.ROUTE_GONE,
+    407: Kind.ROUTE_GONE,  # of a proxy that carries the requests: no word of the vendor's
     408: Kind.CONFLICT,
     409: Kind.CONFLICT,
     410: Kind.MODEL_GONE,

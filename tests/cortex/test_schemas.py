@@ -27,6 +27,8 @@ from cortex.schemas import Parsed, parse_output, schema_of
 
 T = typing.TypeVar("T")
 
+DRAFT_7 = "http://json-schema.org/draft-07/schema#"
+
 
 @dataclasses.dataclass
 class Data:
@@ -391,6 +393,13 @@ def test_a_long_value_is_not_quoted_back() -> None:
         ({"$schema": "http://["}, r"\$schema, \$id or \$ref is no address"),
         ({"items": {"pattern": "(?=a)"}}, r"the pattern '\(\?=a\)' cannot be used: .*look-around"),
         ({"patternProperties": {"a": {}}}, r"patternProperties cannot be checked; name the properties"),
+        (
+            {"dependencies": {"a": ["b"], "c": {"patternProperties": {"a": {}}}}, "$schema": DRAFT_7},
+            "patternProperties cannot be checked",
+        ),
+        ({"dependencies": {"a": ["b"], "c": {"pattern": "("}}, "$schema": DRAFT_7}, r"the pattern '\(' cannot be used"),
+        ({"properties": {"a": {"$id": "https://a", "$schema": DRAFT_7}}}, r"\$schema stands inside"),
+        ({"$schema": "http://json-schema.org/draft-03/schema#", "extends": {}}, "names a draft that is too old"),
     ],
     ids=str,
 )
@@ -580,6 +589,17 @@ def test_an_odd_value_is_no_crash(schema: Any, value: str, fault: str) -> None:
     told = parse_output({"items": schema}, f"[{value}]").fault
     assert told.startswith(fault)
     assert bool(told) is bool(fault)
+
+
+def test_names_that_read_like_keywords_are_names() -> None:
+    words = ["pattern", "patternProperties", "$schema", "properties"]
+    schema = {"type": "object", "properties": {word: {"type": "string"} for word in words}}
+    assert parse_output(schema, json.dumps(dict.fromkeys(words, "("))) == Parsed(dict.fromkeys(words, "("))
+
+
+def test_half_a_schema_is_no_crash() -> None:
+    odd = {"$schema": DRAFT_7, "dependencies": {"a": ["b"], "c": {"$ref": "#/definitions/typo"}}}
+    assert parse_output(odd, '{"c": 1}').fault.startswith("it cannot be checked: ")
 
 
 def test_alternatives_that_do_not_fit_are_no_hindrance() -> None:

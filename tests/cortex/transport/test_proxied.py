@@ -232,7 +232,7 @@ async def test_what_is_said_to_a_proxy_is_no_part_of_the_request(reply: bytes, s
 async def test_a_tunnel_is_asked_for_by_name_and_told_nothing_else(
     address: str, serve: Any, tunnel: Any, ask: Any
 ) -> None:
-    proxy = tunnel(b"HTTP/1.1 403 Not there\r\ncontent-length: 0\r\n\r\n")
+    proxy = tunnel(b"HTTP/1.1 403 Not there\r\ncontent-length: 5\r\n\r\nhello")
     named = (await serve(proxy)).replace("http://", "http://me:p%40ss@")
     async with new_client(config(f"https://{address}/v1", named)) as transport:
         got = await ask(transport, f"https://{address}/v1", headers={"authorization": "Bearer secret"})
@@ -247,6 +247,7 @@ async def test_a_tunnel_is_asked_for_by_name_and_told_nothing_else(
     [
         (b"HTTP/1.1 200 OK\r\n\r\nHello!", "says more than it was asked"),
         (b"SSH-2.0-x\r\n\r\n", "is none of HTTP"),
+        (b"HTTP/1.1 103 Wait\r\n\r\n" * 100, "64 interim replies"),
         (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 100_000, "is none of HTTP"),
     ],
 )
@@ -341,6 +342,7 @@ async def test_socks_carries_what_is_said(
     [
         (Socks(code=5), "", "the proxy could not connect: connection refused"),
         (Socks(code=99), "", "the proxy could not connect: code 99"),
+        (Socks(bound=b"\x09\x7f\0\0\1"), "", "the proxy is none of SOCKS5"),
         (Socks(b"\x01\x02me\x04p@ss"), "me:wrong@", "the proxy refused user and password"),
         (Socks(b"\x01\x02me\x04p@ss"), "", "the proxy wants to be told who asks"),
         (Socks(b"\x01\x02me\x04p@ss"), f"me:{'wrong' * 60}@", "SOCKS5 takes no name, user or password of more than"),
@@ -365,5 +367,5 @@ async def test_a_cancel_while_socks_is_asked_leaves_nothing(serve: Any, ask: Any
         assert scope.cancelled_caught
         assert repr(transport) == "<Transport: 0 connections in use, 0 idle>"
         got = await ask(transport, "https://server.example/v1", timeout={"connect": 0.05})
-        assert str(got.error) == "server.example:443 took more than 0.05 s to connect"
+        assert str(got.error) == "server.example:443 took more than 0.05 s to connect through the proxy"
     assert socks.asked

@@ -596,7 +596,15 @@ def test_a_certificate_that_fits(form: str, forms: Any, ca: Authority) -> None:
 
 @pytest.mark.parametrize(
     "proxy",
-    ["ftp://me:pass-word@proxy:3128", "proxy.example:3128", "http://", "http://me:pass-word@:1", "socks4://p:1"],
+    [
+        "ftp://me:pass-word@proxy:3128",
+        "proxy.example:3128",
+        "http://",
+        "http://me:pass-word@:1",
+        "socks4://p:1",
+        "http://u:pass-word\x7f@h:1",
+        "http://256.1.1.1:1",
+    ],
 )
 def test_a_proxy_that_is_none(proxy: str) -> None:
     message = refused(proxy=proxy)
