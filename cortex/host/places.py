@@ -115,6 +115,7 @@ class Entered(Generic[H]):
             await self._block.__aexit__(kind, error, trace)
         finally:
             self._end()
+            del self._block  # through its generator it holds the whole run, and what that ended with
 
 
 # ------------------------------------------------------------------------------------------------- the runtime thread

@@ -126,6 +126,7 @@ def test_ctrl_c_between_the_sending_of_a_job_and_the_wait_for_it(
 def test_ctrl_c_ends_a_tool_that_computes_in_the_engines_own_run(new_engine: NewEngine, openai: FaultProvider) -> None:
     """As it would end it in any task."""
     begun = threading.Event()
+    known: list[weakref.ref[cortex.Engine]] = []
     main = threading.main_thread().ident
     assert main is not None
 
@@ -143,6 +144,7 @@ def test_ctrl_c_ends_a_tool_that_computes_in_the_engines_own_run(new_engine: New
 
     async def talk() -> None:
         async with new_engine() as engine:
+            known.append(weakref.ref(engine))
             await engine.create_agent("a", tools=[compute]).start_session().run("go", system=1)
 
     openai.script(ToolCalls(("compute", {})))
@@ -153,6 +155,8 @@ def test_ctrl_c_ends_a_tool_that_computes_in_the_engines_own_run(new_engine: New
         trio.run(talk)
     assert time.monotonic() - before < 3
     presser.join()
+    gc.collect()
+    assert known[0]() is None  # nothing holds what was ended so
 
 
 @pytest.mark.parametrize("stream", [False, True])
