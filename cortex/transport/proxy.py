@@ -50,7 +50,9 @@ class Proxy:
         try:
             url = httpx.URL(address)
         except (httpx.InvalidURL, UnicodeError):
-            raise ValueError("proxy: is no address") from None  # which may hold a password: nothing of it is shown
+            url = httpx.URL()
+        if url.scheme not in PORTS or not url.raw_host:  # nothing of it is shown: it may hold a password
+            raise ValueError("proxy: must be an address such as http://proxy.example.com:3128")
         login = (url.username, url.password) if url.username or url.password else None
         return cls(url.scheme, url.raw_host.decode("ascii"), url.port or PORTS[url.scheme], login)
 

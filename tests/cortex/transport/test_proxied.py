@@ -369,3 +369,11 @@ async def test_a_cancel_while_socks_is_asked_leaves_nothing(serve: Any, ask: Any
         got = await ask(transport, "https://server.example/v1", timeout={"connect": 0.05})
         assert str(got.error) == "server.example:443 took more than 0.05 s to connect through the proxy"
     assert socks.asked
+
+
+@pytest.mark.parametrize("address", ["ftp://user:s3cret@proxy:1", "proxy:3128", "http://", "http://a:s3cret@\udcff"])
+def test_what_is_no_address_of_a_proxy_is_told_at_once(address: str) -> None:
+    with pytest.raises(ValueError, match=r"^proxy: must be an address such as ") as caught:
+        Transport(proxy=address)
+    assert "s3cret" not in str(caught.value)
+    assert caught.value.__cause__ is None
