@@ -27,6 +27,10 @@ _COMPOUND: Final = {
     "additionalProperties", "propertyNames", "dependentSchemas", "unevaluatedItems", "unevaluatedProperties",
 }  # fmt: skip
 """Keywords whose faults are those of schemas inside."""
+_REFERENCES: Final = ("$ref", "$dynamicRef", "$recursiveRef")
+ROOM: Final = 50
+"""Calls that following a reference may take. The last is in Rust, where a full stack is no RecursionError but a panic,
+which nobody catches; and how deep it goes is in the hands of who writes the answer."""
 
 
 def examined(output_type: Mapping[Any, Any]) -> dict[str, Any]:
@@ -84,10 +88,8 @@ def _examine_parts(schema: dict[str, Any]) -> None:
             continue
         seen.add(id(one.contents))
         todo += [(inner, resolver.in_subresource(inner)) for inner in one.subresources()]
-        for reference in map(one.contents.get, ("$ref", "$dynamicRef")):
-            if not isinstance(reference, str):
-                continue
-            found = _looked_up(resolver, reference)
+        for word in {"$ref", "$dynamicRef"} & one.contents.keys():
+            found = _looked_up(resolver, checks.any_text(f"output_type: {word}", one.contents[word]))
             if id(found.contents) not in referred:
                 referred.add(id(found.contents))
                 _examine_form(draft, found.contents)  # it may stand where no schema is expected
@@ -112,8 +114,10 @@ def _looked_up(resolver: Any, reference: str) -> Any:
         ) from None
 
 
-_NAMING: Final = ("properties", "$defs", "definitions", "dependentSchemas", "dependencies")
-_VALUES: Final = ("default", "const", "enum", "examples")
+NAMING: Final = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas", "dependencies")
+"""Keywords whose keys are names, and may read like keywords."""
+VALUES: Final = ("default", "const", "enum", "examples")
+"""Keywords whose values are no schemas, whatever they look like."""
 
 
 def _schemas(node: Any, *, names: bool = False) -> Iterator[dict[str, Any]]:
@@ -125,8 +129,8 @@ def _schemas(node: Any, *, names: bool = False) -> Iterator[dict[str, Any]]:
         if not names:
             yield node
         for key, value in node.items():
-            if names or key not in _VALUES:
-                yield from _schemas(value, names=not names and key in _NAMING)
+            if names or key not in VALUES:
+                yield from _schemas(value, names=not names and key in NAMING)
 
 
 def _examine_words(schema: Mapping[str, Any], *, is_root: bool) -> None:
@@ -175,6 +179,8 @@ def _checker(schema: dict[str, Any]) -> Any:
     def counted(word: str, keyword: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
         def check(validator: Any, wanted: Any, value: Any, around: Any) -> Iterator[Any]:
             nonlocal left
+            if word in _REFERENCES:
+                _need_room(ROOM)
             left -= 1 + (len(wanted) // 10 if word == "enum" else 0)
             for error in keyword(validator, wanted, value, around) or ():
                 left -= 0 if word in _COMPOUND else 10 + len(error.message) // 150
@@ -189,6 +195,12 @@ def _checker(schema: dict[str, Any]) -> Any:
     counting = validators.extend(draft, {word: counted(word, keyword) for word, keyword in keywords.items()})
     # Without the word that would bring the class which does not count back, by a reference to the root.
     return counting({key: one for key, one in schema.items() if key != "$schema"}, registry=Registry())
+
+
+def _need_room(calls: int) -> None:
+    """RecursionError here if so many calls in one another would be too many."""
+    if calls:
+        _need_room(calls - 1)
 
 
 def _pattern(_: Any, pattern: str, value: Any, __: Any) -> Iterator[Any]:

@@ -21,7 +21,7 @@ import attrs
 from cortex import checks
 from cortex.errors import ConfigError
 from cortex.hints import adapted, misfits, reason
-from cortex.json_schema import examined, misfit
+from cortex.json_schema import NAMING, VALUES, examined, misfit
 from cortex.messages import OutputSchema
 from cortex.wire.values import MAX_PARSED, TooMuch, clean, loads
 
@@ -176,8 +176,6 @@ def _tidied(one: dict[str, Any]) -> dict[str, Any]:
     return tidied
 
 
-_NAMING: Final = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
-_VALUES: Final = ("default", "const", "enum", "examples")
 _OF_ROOT: Final = ("$schema", "$id", "$defs", "definitions")
 """Keywords that mean what they say only at the root."""
 
@@ -192,7 +190,7 @@ def _changed(node: Any, change: Callable[[dict[str, Any]], dict[str, Any]], *, n
     if names:
         return {key: _changed(value, change) for key, value in node.items()}
     return change(
-        {key: value if key in _VALUES else _changed(value, change, names=key in _NAMING) for key, value in node.items()}
+        {key: value if key in VALUES else _changed(value, change, names=key in NAMING) for key, value in node.items()}
     )
 
 
