@@ -62,6 +62,7 @@ class Connection:
         self._link = link
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._sending = False
+        self._starving = True
         self._ahead = b""
         self._over = False
         self._failed: httpx.HTTPError | None = None
@@ -93,7 +94,7 @@ class Connection:
         if not ended or self._sending or self._doubtful or self._h11.trailing_data[0]:
             return False
         self._h11.start_next_cycle()
-        self._over, self._ahead = False, b""
+        self._over, self._ahead, self._starving = False, b"", True
         return True
 
     # ---- a request
@@ -156,15 +157,16 @@ class Connection:
     async def event(self, patience: float | None) -> h11.Response | h11.InformationalResponse:
         """The next head of any kind."""
         while True:
+            if self._starving:
+                data = await self._receive(patience)
+                if not data and self._h11.their_state is h11.SEND_RESPONSE:
+                    raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
+                self._feed(data)
             event = self._parsed()
             if isinstance(event, _HEADS):
                 return event
             if event is not h11.NEED_DATA:
                 raise httpx.RemoteProtocolError("the server changed the protocol, and there is no other here")
-            data = await self._receive(patience)
-            if not data and self._h11.their_state is h11.SEND_RESPONSE:
-                raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
-            self._h11.receive_data(data)
 
     async def read(self, patience: float | None) -> bytes:
         """All of the reply's body that has come; b"" at the end."""
@@ -179,7 +181,7 @@ class Connection:
                 raise self._failed
             if self._over:
                 return b""
-            self._h11.receive_data(await self._receive(patience))
+            self._feed(await self._receive(patience))
 
     async def read_ahead(self) -> None:
         """Read some of the body now, and keep it: over TLS nothing can be read after a send that was cut short."""
@@ -195,7 +197,7 @@ class Connection:
     def _pieces(self) -> list[bytes]:
         """What of the body has been received. An error after it waits for its turn."""
         pieces: list[bytes] = []
-        while not self._over and self._failed is None:
+        while not (self._starving or self._over) and self._failed is None:
             try:
                 event = self._parsed()
             except httpx.RemoteProtocolError as error:
@@ -209,11 +211,18 @@ class Connection:
                 break
         return pieces
 
+    def _feed(self, data: bytes) -> None:
+        self._h11.receive_data(data)
+        self._starving = False
+
     def _parsed(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """What comes next of what was received. It is not asked for what it said it lacks: to ask costs a parsing."""
         try:
-            return self._h11.next_event()
+            event = self._h11.next_event()
         except h11.RemoteProtocolError as error:
             raise httpx.RemoteProtocolError(str(error)) from error
+        self._starving = event is h11.NEED_DATA
+        return event
 
     async def _receive(self, patience: float | None) -> bytes:
         try:
