@@ -266,7 +266,7 @@ class _Course:
             return self._unserved(stopped(self.tries, self.trail, OutcomeUnknown))
         if outcome.cls is Cls.LOCAL and self._local_streak() >= 2:
             # The same request broke us twice: a third provider would not mend that.
-            return self._unserved(EngineFailed(f"a fault of cortex itself, twice in a row: {failure.message}"))
+            return self._unserved(EngineFailed(f"no provider's fault, but one on this side, twice: {failure.message}"))
         if not outcome.failover and not self._only_here(lane, count, outcome):
             return self._unserved(stopped(self.tries, self.trail))
         if outcome.needs_larger_window:

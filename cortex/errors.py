@@ -3,7 +3,7 @@
 CortexError
   ConfigError (ValueError)         what you passed cannot work; says the field and the fix
   EngineClosed (RuntimeError)      used after close
-  EngineFailed (RuntimeError)      a fault of cortex itself; the log has the traceback
+  EngineFailed (RuntimeError)      no provider's fault: a bug of cortex (see the log), or a limit of this machine
   SessionBusy (RuntimeError)       `run` from inside this session's own turn
   QueueFull                        more calls wait than the policy allows
   DeadlineExceeded (TimeoutError)  the call's own deadline passed
@@ -80,7 +80,7 @@ class EngineClosed(CortexError, RuntimeError):
 
 
 class EngineFailed(CortexError, RuntimeError):
-    """A fault of cortex itself, not of a provider."""
+    """No provider's fault: a bug of cortex itself, whose traceback is in the log, or a limit of this machine."""
 
 
 class SessionBusy(CortexError, RuntimeError):

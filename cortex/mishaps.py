@@ -28,20 +28,27 @@ _TABLE: tuple[tuple[type[Exception], Kind, Phase | None], ...] = (
     (OSError, Kind.TRANSIENT, None),
 )
 
-_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_LIMITS = {
+    # of this machine, and not the provider's fault
+    errno.EMFILE: "this process may open no more files and sockets, see ulimit -n",
+    errno.ENFILE: "this machine may open no more files and sockets",
+    errno.ENOBUFS: "this machine has no memory left for sockets",
+    errno.ENOMEM: "this machine has no memory left",
+}
 
 
 def failure_of(error: Exception, target: Target, *, phase: Phase, reused: bool = False) -> Failure:
     """What an exception of the wire means, in words that name the cause and no secret of `target`."""
     kind, fixed = next((kind, fixed) for cls, kind, fixed in _TABLE if isinstance(error, cls))
-    chain = causes(error)
+    chain, said = causes(error), _words(error, target)
+    limit = next((_LIMITS[cause.errno] for cause in chain if isinstance(cause, OSError) and cause.errno in _LIMITS), "")
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in chain):
         kind = Kind.CERTIFICATE
-    elif any(isinstance(cause, OSError) and cause.errno in _OURS for cause in chain):
-        kind = Kind.LOCAL
+    elif limit:
+        kind, said = Kind.LOCAL, f"{said} ({limit})"
     elif kind is Kind.TRANSIENT and phase in (Phase.HEADERS, Phase.STREAM):
         kind = Kind.CUT
-    return Failure(kind, _words(error, target), phase=fixed or phase, reused=reused and fixed is None)
+    return Failure(kind, said, phase=fixed or phase, reused=reused and fixed is None)
 
 
 def _words(error: Exception, target: Target) -> str:

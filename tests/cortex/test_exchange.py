@@ -217,7 +217,8 @@ def test_r6_too_many_files_are_ours() -> None:
     error.__cause__ = OSError(24, "Too many open files")
     failure = failure_of(error, at("http://127.0.0.1:1/v1")[1], phase=Phase.SENT)
     assert failure.kind == Kind.LOCAL
-    assert "Too many open files" in failure.message
+    said, hint = "ConnectError: [Errno 24] Too many open files", "this process may open no more files and sockets"
+    assert failure.message == f"{said} ({hint}, see ulimit -n)"
 
 
 def test_a_header_that_is_refused_is_not_quoted_with_its_key() -> None:
