@@ -62,8 +62,9 @@ class Orchestrator(actors.Actor[Turn]):
 
 @attrs.define
 class _Delegation:
-    """The sub-tasks of one turn. `template` is a worker's turn without its task; a sub-task that is cancelled is waited
-    for `grace` seconds, so that its tools have ended when the turn has."""
+    """The sub-tasks of one turn. `template` is a worker's turn without its task: it has the turn's deadline, at which
+    it ends by itself and tells what was tried. A sub-task that is cancelled, or does not end then, is waited for
+    `grace` seconds, so that its tools have ended when the turn has. `done`: those of each call in their order."""
 
     worker: actors.ActorRef[Any]
     template: Turn
@@ -76,28 +77,25 @@ class _Delegation:
             return ToolResult(call.id, call.name, "`tasks` must be a list of texts, one per task", is_error=True)
         if len(tasks) > MAX_TASKS:
             return ToolResult(call.id, call.name, f"at most {MAX_TASKS} tasks at once", is_error=True)
-        answers: list[dict[str, str]] = [{} for _ in tasks]
+        results: list[TurnResult | actors.ActorError | None] = [None for _ in tasks]
 
         async def work(index: int, task: str) -> None:
-            answers[index] = {"task": task, **await self._one(task)}
+            results[index] = await self._one(task)
 
-        async with trio.open_nursery() as nursery:
-            for index, task in enumerate(tasks):
-                nursery.start_soon(work, index, task)
+        with trio.move_on_at(self.template.deadline + self.grace):
+            async with trio.open_nursery() as nursery:
+                for index, task in enumerate(tasks):
+                    nursery.start_soon(work, index, task)
+        self.done.extend(result for result in results if isinstance(result, TurnResult))
+        answers = [{"task": task, **_told(result)} for task, result in zip(tasks, results, strict=True)]
         return ToolResult(call.id, call.name, json.dumps(answers, ensure_ascii=False))
 
-    async def _one(self, task: str) -> dict[str, str]:
+    async def _one(self, task: str) -> TurnResult | actors.ActorError:
         request = attrs.evolve(self.template.request, messages=(Message("user", (Text(task),)),))
         try:
-            result = await self.worker.ask(attrs.evolve(self.template, request=request), join=self.grace)
+            return await self.worker.ask(attrs.evolve(self.template, request=request), join=self.grace)
         except actors.ActorError as error:
-            return {"error": f"the worker failed: {error}"}
-        self.done.append(result)
-        match result:
-            case TurnDone(answer=answer):
-                return {"answer": answer.text}
-            case TurnFailed(error=why):
-                return {"error": str(why)}
+            return error
 
     def accounted(self, result: TurnResult) -> TurnResult:
         """The turn's trail with that of its sub-tasks: every token that was paid for is in it."""
@@ -118,3 +116,13 @@ class _Delegation:
         if goal is None:
             return None
         return goal.planned(len(self.done)).did(sum(isinstance(one, TurnDone) for one in self.done))
+
+
+def _told(result: TurnResult | actors.ActorError | None) -> dict[str, str]:
+    """A sub-task's end, in words for the model."""
+    match result:
+        case TurnDone(answer=answer):
+            return {"answer": answer.text}
+        case TurnFailed(error=why):
+            return {"error": str(why)}
+    return {"error": f"the worker failed: {result or 'it did not end in time'}"}

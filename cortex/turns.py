@@ -6,6 +6,7 @@ provider: what was done so far stands in the neutral transcript.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
@@ -21,7 +22,7 @@ from cortex.results import Attempt, Chunk
 from cortex.routing import Lane
 
 OwnTool = Callable[[ToolCall], Awaitable[ToolResult]]
-"""A tool the role itself answers, not the user."""
+"""A tool the role itself answers, not the user. It keeps the turn's deadline by itself, and so can tell what it did."""
 
 
 @attrs.define
@@ -57,9 +58,8 @@ class _Play:
                 return self._stopped(answer, routed.lane, "the model made the same tool call three times in a row")
             if self.steps > self.turn.max_rounds:
                 return self._stopped(answer, routed.lane, f"the turn used up its {self.turn.max_rounds} tool rounds")
-            with trio.move_on_at(self.turn.deadline) as scope:
-                await self._run_tools(answer.tool_calls)
-            if scope.cancelled_caught:
+            await self._run_tools(answer.tool_calls)
+            if trio.current_time() >= self.turn.deadline:
                 return self._too_late()
 
     async def _call(self) -> Routed | Unserved:
@@ -87,16 +87,19 @@ class _Play:
         jobs = [self._ready(call) for call in calls]
         slots = [job if isinstance(job, ToolResult) else None for job in jobs]
 
-        async def run_one(index: int, job: Callable[[], Awaitable[ToolResult]]) -> None:
-            slots[index] = await job()
+        async def run_one(index: int, job: Callable[[], Awaitable[ToolResult]], until: float) -> None:
+            with trio.move_on_at(until):
+                await trio.lowlevel.checkpoint_if_cancelled()  # too late to begin
+                slots[index] = await job()
 
         for call, job in zip(calls, jobs, strict=True):
             if not isinstance(job, ToolResult) and isinstance(call.arguments, dict):
                 await self._show(Chunk("tool_call", tool_call=call))
         async with trio.open_nursery() as nursery:
-            for index, job in enumerate(jobs):
+            for index, (call, job) in enumerate(zip(calls, jobs, strict=True)):
                 if not isinstance(job, ToolResult):
-                    nursery.start_soon(run_one, index, job)
+                    until = math.inf if call.name in self.own_tools else self.turn.deadline
+                    nursery.start_soon(run_one, index, job, until)
         results = [result for result in slots if result is not None]
         for result in results:
             await self._show(Chunk("tool_result", tool_result=result))
@@ -110,7 +113,8 @@ class _Play:
 
     async def _show(self, chunk: Chunk) -> None:
         if self.outlet is not None:
-            await self.outlet.send(chunk)
+            with trio.move_on_at(self.turn.deadline):
+                await self.outlet.send(chunk)
 
     @property
     def _shown(self) -> bool:

@@ -51,6 +51,20 @@ async def test_sub_tasks_run_side_by_side_and_come_back_in_order(lab: Any, autoj
     assert (progress["steps_done"], progress["steps_planned"]) == (3, 3)
 
 
+async def test_the_trail_has_the_sub_tasks_in_their_order(lab: Any, autojump_clock: Any) -> None:
+    pauses = {"slow": 5, "quick": 1}
+    lab.primary.always(
+        by_model(
+            [delegate("slow", "quick"), Reply("done")],
+            lambda seen: Delay(pauses[seen.text], Reply("ok")),
+        )
+    )
+    async with lab.engine() as engine:
+        answer = await session(engine).run("plan", system=2)
+    tasks = [one.duration for one in answer.metadata.attempts if one.model == FAST]
+    assert tasks == [pytest.approx(5, abs=0.2), pytest.approx(1, abs=0.2)]
+
+
 async def test_a_worker_sees_nothing_but_its_task(lab: Any, autojump_clock: Any) -> None:
     lab.primary.always(by_model([delegate("sub-task"), Reply("done")], lambda seen: Reply("ok")))
     async with lab.engine() as engine:
@@ -108,11 +122,13 @@ async def test_workers_use_the_agents_tools_and_run_each_call_once(lab: Any, aut
 
 
 async def test_the_turns_deadline_bounds_the_workers_too(lab: Any, autojump_clock: Any) -> None:
-    lab.primary.always(by_model([delegate("a", "b")], lambda seen: Hang()))
+    lab.primary.always(by_model([delegate("a", "b"), Reply("never asked")], lambda seen: Hang()))
     async with lab.engine(0) as engine:
-        with pytest.raises(DeadlineExceeded):
+        with pytest.raises(DeadlineExceeded) as caught:
             await session(engine).run("plan", system=2, timeout=10)
         assert trio.current_time() <= 10.1
+        assert [one.model for one in caught.value.attempts] == [FAST, FAST, DEEP]
+        assert [seen.model for seen in lab.primary.requests] == [DEEP, FAST, FAST]
         await trio.testing.wait_all_tasks_blocked()
         assert engine.health()["openai"].in_flight == 0
         assert all(seen.gone for seen in lab.primary.requests if seen.model == FAST)
