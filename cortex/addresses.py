@@ -17,13 +17,15 @@ def url(field: str, value: object) -> str:
     plain = checks.text(field, value, example="https://api.example.com/v1")
     try:
         parts = urlsplit(plain)
-        host, _ = parts.hostname, parts.port
+        host, port = parts.hostname, parts.port
     except ValueError:
         raise ConfigError(f"{field}: is not an address; pass e.g. https://api.example.com/v1") from None
     if parts.username is not None or parts.password is not None:
         raise ConfigError(f"{field}: holds credentials; pass the key as api_key, or what else is needed in headers")
     if parts.scheme not in ("http", "https"):
         raise ConfigError(f"{field}: must begin with http:// or https://")
+    if port == 0:
+        raise ConfigError(f"{field}: nothing can listen on port 0")
     if not host or not plain.isprintable() or " " in plain:
         raise ConfigError(f"{field}: names no host; pass e.g. https://api.example.com/v1")
     if parts.query or parts.fragment:

@@ -69,7 +69,8 @@ class Body:
             self.size += len(data)
             if self.size > self.limit:
                 raise BodyError(f"the reply is larger than {self.limit} bytes")
-            return data
+            if data:
+                return data
 
     def _unpack(self, data: bytes) -> None:
         if self._unpacker is None:

@@ -34,5 +34,5 @@ def check(config: ProviderConfig) -> None:
         for name, given in (("verify", (config.verify, None)), ("cert", (config.verify, config.cert))):
             try:
                 tls_context(*given)
-            except OSError as error:
+            except (OSError, ValueError) as error:  # the latter for what can be no path
                 raise ConfigError(f"{field}.{name}: cannot be used: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -16,7 +17,8 @@ class Unpacker(Protocol):
     """One body's. `is_ended`: nothing is missing from what it was fed."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What `data` holds, in steps. Raises something of its library's own when it is not packed as it should be."""
+        """What `data` holds, in steps, of which some show nothing. Raises something of its library's own when it is not
+        packed as it should be."""
         ...
 
     @property
@@ -30,47 +32,60 @@ def unpacker(packing: str) -> Unpacker | None:
     return None if make is None else make()
 
 
-_GZIP = b"\x1f\x8b"
-"""How every member of a gzip begins."""
-
-
 @attrs.define
-class _Zlib:
-    """gzip, of which several members may stand in a row (RFC 1952, section 2.2), and deflate, of which only one can.
-    What else stands behind the end is passed over, as httpx does."""
+class _Row:
+    """Members that may stand in a row: of gzip (RFC 1952, section 2.2) and zstd (RFC 8878, section 3), not of deflate.
+    What else stands behind the end is passed over, as httpx does.
 
-    bits: int
+    `begins`: how a further member may begin. `rest`: what a member has not read yet of what it was given, and whether
+    it holds more than it gave.
+    """
+
+    make: Callable[[], Any]
+    rest: Callable[[Any, bytes], tuple[bytes, bool]]
+    begins: tuple[bytes, ...] = ()
     _inner: Any = None
     _behind: bytes = b""  # the end of a member, as far as it cannot be told what follows
+    _over: bool = False
 
     @property
     def is_ended(self) -> bool:
-        return self._inner is None or self._inner.eof
+        return (self._inner is None or self._inner.eof) and not self._behind
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        full = False  # then zlib may hold more than it gave
-        while data or full:
+        more = False
+        while data or more:
             if self._inner is None or self._inner.eof:
                 data = self._next_member(data)
                 if not data:
                     return
-            inner: Any = self._inner
-            piece = inner.decompress(data, STEP_BYTES)
-            full = len(piece) == STEP_BYTES and not inner.eof
-            data = inner.unconsumed_tail or inner.unused_data
+                yield b""  # to begin is a step, too: thousands of empty members fit into a few bytes
+            piece = self._inner.decompress(data, STEP_BYTES)
+            data, more = self.rest(self._inner, piece)
             if piece:
                 yield piece
 
     def _next_member(self, data: bytes) -> bytes:
-        """What belongs to it of what follows: nothing, where that is no gzip."""
+        """What belongs to it of what follows: nothing, where that is none."""
         if self._inner is not None:
-            self._behind = data = self._behind + data
-            if self.bits <= zlib.MAX_WBITS or not data.startswith(_GZIP):
-                self._behind = data[: len(_GZIP)]  # a lone first byte waits for its second
+            data, self._behind = self._behind + data, b""
+            if self._over or not data.startswith(self.begins):
+                self._over = self._over or not any(one.startswith(data) for one in self.begins)
+                self._behind = b"" if self._over else data
                 return b""
-            self._behind = b""
-        self._inner = zlib.decompressobj(self.bits)
+        self._inner = self.make()
         return data
+
+
+def _zlib(bits: int, *begins: bytes) -> _Row:
+    def rest(inner: Any, piece: bytes) -> tuple[bytes, bool]:
+        return inner.unconsumed_tail or inner.unused_data, len(piece) == STEP_BYTES and not inner.eof
+
+    return _Row(lambda: zlib.decompressobj(bits), rest, begins)
+
+
+def _gzip() -> _Row:
+    return _zlib(zlib.MAX_WBITS | 16, b"\x1f\x8b")
 
 
 class _Deflate:
@@ -78,7 +93,7 @@ class _Deflate:
 
     def __init__(self) -> None:
         self._head = b""
-        self._inner: _Zlib | None = None
+        self._inner: _Row | None = None
 
     @property
     def is_ended(self) -> bool:
@@ -91,7 +106,7 @@ class _Deflate:
                 return
             data, self._head = self._head, b""
             wrapped = data[0] & 0x0F == zlib.DEFLATED and int.from_bytes(data[:2], "big") % 31 == 0
-            self._inner = _Zlib(zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS)
+            self._inner = _zlib(zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS)
         yield from self._inner.feed(data)
 
 
@@ -111,42 +126,42 @@ class _Brotli:
                 return
 
 
-@attrs.define
-class _Zstd:
-    _inner: Any
-
-    @property
-    def is_ended(self) -> bool:
-        return bool(self._inner.eof)
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        while data or not (self._inner.eof or self._inner.needs_input):
-            piece = self._inner.decompress(data, STEP_BYTES)
-            data = b""
-            if piece:
-                yield piece
-
-
 def _brotli() -> Unpacker | None:
-    try:
-        inner = import_module("brotli").Decompressor()
-    except ImportError:
+    brotli = _first_of("brotli")
+    if brotli is None or not hasattr(brotli.Decompressor, "can_accept_more_data"):  # an older one knows no bound
         return None
-    return _Brotli(inner) if hasattr(inner, "can_accept_more_data") else None  # an older one knows no bound
+    return _Brotli(brotli.Decompressor())
+
+
+_ZSTD = (b"\x28\xb5\x2f\xfd", *(bytes([kind]) + b"\x2a\x4d\x18" for kind in range(0x50, 0x60)))
+"""How frames begin, those that hold nothing of the body too (RFC 8878, sections 3.1.1 and 3.1.2)."""
+
+ZSTD_WINDOW_LOG = 23
+"""A frame may ask for a window of 8 MB, as RFC 9659 has it; zstd itself would give it 128."""
 
 
 def _zstd() -> Unpacker | None:
-    for name in ("compression.zstd", "backports.zstd"):
-        try:
-            return _Zstd(import_module(name).ZstdDecompressor())
-        except ImportError:
-            continue
+    zstd = _first_of("compression.zstd", "backports.zstd")
+    if zstd is None:
+        return None
+    bound = {zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG}
+    return _Row(lambda: zstd.ZstdDecompressor(options=bound), _zstd_rest, _ZSTD)
+
+
+def _first_of(*modules: str) -> Any:
+    for name in modules:
+        with suppress(ImportError):
+            return import_module(name)
     return None
 
 
+def _zstd_rest(inner: Any, _piece: bytes) -> tuple[bytes, bool]:
+    return (inner.unused_data, False) if inner.eof else (b"", not inner.needs_input)
+
+
 _PACKINGS: dict[str, Callable[[], Unpacker | None]] = {
-    "gzip": lambda: _Zlib(zlib.MAX_WBITS | 16),
-    "x-gzip": lambda: _Zlib(zlib.MAX_WBITS | 16),
+    "gzip": _gzip,
+    "x-gzip": _gzip,
     "deflate": _Deflate,
     "br": _brotli,
     "zstd": _zstd,

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import trio
-
-_MUTE = (trio.Cancelled, BaseExceptionGroup)
-"""They tell how the wait was ended, or that there are several causes; never which."""
-
 
 def causes(error: BaseException) -> list[BaseException]:
-    """The exception and what caused it, outermost first; a ring or a very long chain ends it."""
+    """The exception and what caused it, outermost first; a ring or a very long chain ends it. What the caller may have
+    been handling meanwhile, its context, caused nothing, and is nobody's business."""
     chain: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in chain and len(chain) < 10:
         chain.append(current)
-        inside = _inside(current)
-        around = None if current.__suppress_context__ else current.__context__
-        current = inside or current.__cause__ or around
+        current = _inside(current) or current.__cause__
     return chain
 
 
@@ -30,5 +24,6 @@ def _inside(error: BaseException) -> BaseException | None:
 
 def words(error: BaseException) -> str:
     """The innermost cause that says something knows best: "Connection refused", or what TLS disliked. "": none does."""
-    speaking = (cause for cause in reversed(causes(error)) if str(cause) and not isinstance(cause, _MUTE))
+    # A group says only that there are several causes, never which.
+    speaking = (cause for cause in reversed(causes(error)) if str(cause) and not isinstance(cause, BaseExceptionGroup))
     return next((str(cause) for cause in speaking), "")

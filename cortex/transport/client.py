@@ -19,7 +19,7 @@ from .connection import Body, Connection, Timeouts
 from .dial import Connect, Link, TcpConnect, secure
 from .pool import Slots
 from .progress import Progress
-from .proxy import Proxy, through
+from .proxy import MAX_PORT, Proxy, through
 from .tls import Cert, Trust
 
 Origin: TypeAlias = tuple[str, str, int, str]
@@ -37,7 +37,8 @@ class Transport(httpx.AsyncBaseTransport):
     `verify`: True (the system's trust), False, the path of a CA bundle or of a directory, or a context of your own.
     `cert`: the client's own certificate, see `Cert`. `proxy`: the address of an HTTP, HTTPS or SOCKS5 proxy, with user
     and password if it wants any. At most `max_connections` to one origin, whoever comes then waits in order; an idle
-    one is kept for `keepalive_expiry` seconds. `connect` opens connections (tests, tunnels).
+    one is kept for `keepalive_expiry` seconds. `connect` opens connections (tests, tunnels). TypeError and ValueError
+    for what is none of these. It is for one `trio.run`, as its connections are.
 
     Raises httpx's exceptions, whose message is never empty; each has `phase` (`cortex.messages.Phase`) and `reused`.
     Request extensions: `timeout`, `target`, `sni_hostname`; of the response: `http_version`, `reason_phrase`.
@@ -157,7 +158,7 @@ class Transport(httpx.AsyncBaseTransport):
 
     def _sweep(self, now: float) -> None:
         """Now and then, close what grew old at origins that nobody comes back to."""
-        if now - self._swept >= self._expiry:
+        if abs(now - self._swept) >= self._expiry:  # each trio.run has a clock of its own, which may read less
             self._sweep_all(now)
 
     def _sweep_all(self, now: float) -> None:
@@ -186,6 +187,8 @@ class Transport(httpx.AsyncBaseTransport):
         step = "to read the certificates"
         with trio.move_on_after(float("inf") if patience is None else patience):
             try:
+                if port > MAX_PORT:
+                    raise OSError(f"there is no port {port}")  # the resolver would take what is left of it
                 context = await self._trust.context() if scheme == "https" else None  # before there is a socket to lose
                 step = "to connect" if self._proxy is None else "to connect through the proxy"
                 link = await self._reach(scheme, host, port)

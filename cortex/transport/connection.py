@@ -294,6 +294,7 @@ class _Upload:
         if self.waits:
             with trio.move_on_after(EXPECT_SECONDS):
                 await self.invited.wait()
+            self.waits = False
         if isinstance(self.body, bytes):
             for start in range(0, len(self.body), AT_ONCE_BYTES):
                 await self._piece(self.body[start : start + AT_ONCE_BYTES])

@@ -177,8 +177,8 @@ async def _receive(sock: socket.socket, most: int) -> bytes:
 async def secure(link: Link, context: ssl.SSLContext, host: str) -> Link:
     """TLS over an open connection, which is closed if that fails. OSError with the reason in words."""
     # "compatible": most servers of HTTPS hang up without the closing words that TLS asks for
-    context.set_alpn_protocols(["http/1.1"])  # each time, as httpx does: a context of the user's may have other users
     try:
+        context.set_alpn_protocols(["http/1.1"])  # each time, as httpx does: a user's own context may have other users
         stream = trio.SSLStream(link.stream, context, server_hostname=host, https_compatible=True)
         await stream.do_handshake()
     except (trio.BrokenResourceError, ssl.SSLError, ValueError) as error:  # ValueError: it is no name for TLS

@@ -19,6 +19,7 @@ from .causes import words
 from .dial import Connect, Link, secure
 
 PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+MAX_PORT = 65535
 MAX_HEAD_BYTES = 64 * 1024
 MAX_INTERIM = 64
 
@@ -51,7 +52,9 @@ class Proxy:
             url = httpx.URL(address)
         except (httpx.InvalidURL, UnicodeError):
             url = httpx.URL()
-        if url.scheme not in PORTS or not url.raw_host:  # nothing of it is shown: it may hold a password
+        if (
+            url.scheme not in PORTS or not url.raw_host or (url.port or 0) > MAX_PORT
+        ):  # nothing of it is shown: it may hold a password
             raise ValueError("proxy: must be an address such as http://proxy.example.com:3128")
         login = (url.username, url.password) if url.username or url.password else None
         return cls(url.scheme, url.raw_host.decode("ascii"), url.port or PORTS[url.scheme], login)
@@ -175,10 +178,10 @@ async def _ask_socks(wire: _Wire, proxy: Proxy, host: str, port: int) -> None:
         raise httpx.ProxyError("the proxy wants to be told who asks in a way that is not known here, or not at all")
     await wire.say(b"\x05\x01\x00" + _address(host) + port.to_bytes(2, "big"))
     version, refused, _, kind = await wire.hear_all(4)
+    if version == 5 and refused:  # whatever follows: some say less then than they should
+        raise httpx.ProxyError(f"the proxy could not connect: {_REFUSALS.get(refused, f'code {refused}')}")
     if version != 5 or kind not in (1, 3, 4):
         raise httpx.ProxyError("the proxy is none of SOCKS5")
-    if refused:
-        raise httpx.ProxyError(f"the proxy could not connect: {_REFUSALS.get(refused, f'code {refused}')}")
     await wire.hear_all({1: 4, 4: 16}.get(kind) or (await wire.hear_all(1))[0])
     await wire.hear_all(2)
 

@@ -23,12 +23,16 @@ Cert: TypeAlias = str | tuple[str, ...]
 
 class Trust:
     """Whom a client trusts, and who it is itself, read when it is first needed. `verify` may be a context of the
-    user's own, which has read its certificates itself: a `cert` beside it is a ValueError.
+    user's own, which has read its certificates itself: a `cert` beside it is a ValueError. TypeError for anything else.
 
     OSError for a file that cannot be read or does not fit.
     """
 
     def __init__(self, verify: bool | str | ssl.SSLContext, cert: Cert | None) -> None:
+        if not isinstance(verify, bool | str | ssl.SSLContext):
+            raise TypeError(f"verify: must be True, False, a path or an ssl.SSLContext, not {type(verify).__name__}")
+        if not isinstance(cert, str | tuple | None):
+            raise TypeError(f"cert: must be a path or a tuple of paths, not {type(cert).__name__}")
         if cert is not None and not isinstance(verify, bool | str):
             raise ValueError("cert: load it into the context that is given as verify")
         self._files = (verify, cert) if isinstance(verify, bool | str) else None

@@ -229,6 +229,8 @@ def test_vertex_without_its_extra_names_the_extra(monkeypatch: pytest.MonkeyPatc
         ("http://", "names no host"),
         ("http://a b/", "names no host"),
         ("http://x:port/", "is not an address"),
+        ("http://x:70000/", "is not an address"),
+        ("http://x:0/", "nothing can listen on port 0"),
         ("http://[::1/", "is not an address"),
         (f"https://user:{KEY}@x.y/v1", "holds credentials"),
         (f"https://{KEY}@x.y/v1", "holds credentials"),

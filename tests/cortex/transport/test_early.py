@@ -278,6 +278,34 @@ async def test_silence_is_borne_for_a_second_and_then_the_body_is_sent(
     assert 0.1 <= trio.current_time() - started < 0.6
 
 
+async def test_once_the_body_is_sent_unasked_an_early_answer_ends_nothing(
+    serve: Any, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that knows nothing of expectations, and answers while it reads."""
+    monkeypatch.setattr(connection, "EXPECT_SECONDS", 0.05)
+    monkeypatch.setattr(connection, "AHEAD_SECONDS", 0.05)
+
+    async def slowly() -> AsyncIterator[bytes]:
+        for _ in range(10):
+            await trio.sleep(0.02)
+            yield b"x" * 100
+
+    async def handler(stream: trio.SocketStream) -> None:
+        data = await stream.receive_some(1000)
+        data += await stream.receive_some(1000)  # not before the client's patience is at its end
+        await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n")
+        while b"0\r\n\r\n" not in data:
+            data += (more := await stream.receive_some(1000))
+            assert more
+        await stream.send_all(b"%d" % data.count(b"x" * 100))
+        await stream.receive_some(1)
+
+    async with Transport() as transport:
+        got = await ask(transport, await serve(handler), "POST", content=slowly(), headers=EXPECT)
+        assert repr(transport) == "<Transport: 0 connections in use, 1 idle>"
+    assert (got.status, got.body, got.failure) == (200, b"10", None)
+
+
 @pytest.mark.parametrize("body", [None, b""])
 async def test_an_expectation_without_a_body(body: Any, serve: Any, heard: Any, ask: Any) -> None:
     """There is nothing to wait for."""

@@ -10,8 +10,11 @@ import pytest
 import trio
 import trio.lowlevel
 
+from cortex.messages import Phase
+from cortex.mishaps import failure_of
 from cortex.transport import Progress, Transport
 from cortex.transport.dial import TcpConnect
+from cortex.wire.codec import Target
 
 REPLY = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"
@@ -48,6 +51,39 @@ async def test_refused_at_every_address_of_a_name(monkeypatch: pytest.MonkeyPatc
         got = await ask(Transport(), f"http://both.example:{unused.getsockname()[1]}/")
     assert told(got) == (httpx.ConnectError, "not_sent", False)
     assert "Connection refused" in str(got.error)
+
+
+@pytest.mark.parametrize("proxy", [None, "http", "https", "socks5"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_port_that_cannot_be(scheme: str, proxy: str | None, ask: Any, Peers: Any) -> None:
+    """The resolver takes it modulo 65536, and somebody else may listen there."""
+    options = {} if proxy is None else {"proxy": f"{proxy}://127.0.0.1:9"}
+    for transport in (Transport(verify=False, **options), Peers().transport(verify=False, **options)):
+        got = await ask(transport, f"{scheme}://127.0.0.1:70000/")
+        assert told(got) == (httpx.ConnectError, "not_sent", False)
+        assert str(got.error) == "there is no port 70000"
+
+
+async def test_what_the_caller_is_handling_is_no_cause(serve: Any, ask: Any) -> None:
+    """It may be anything, and what is said of a provider stands in logs."""
+
+    async def reset(stream: trio.SocketStream) -> None:
+        await stream.receive_some(10_000)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        stream.socket.close()
+
+    async def silent(_stream: trio.SocketStream) -> None:
+        await trio.sleep_forever()
+
+    unheard = await serve(silent, "https")
+    for url in ("http://127.0.0.1:1/", await serve(reset), "http://no-such-host.invalid/", unheard):
+        try:
+            raise LookupError("my own secret")
+        except LookupError:
+            got = await ask(Transport(verify=False), url, timeout=0.05)
+        assert got.error is not None
+        assert "secret" not in str(got.error)
+        assert "secret" not in failure_of(got.error, Target("p", url, "m"), phase=Phase.SENT).message
 
 
 async def test_a_name_that_nobody_knows(ask: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import httpx
@@ -92,6 +93,36 @@ async def test_with_a_sweeper_they_are_closed_though_no_call_comes_any_more(
         assert peers.alive == 0
         assert repr(transport) == "<Transport: 0 connections in use, 0 idle>"
         await trio.sleep(100)
+
+
+class Reading(trio.abc.Clock):
+    """A clock that reads what it is told, and a little more."""
+
+    def __init__(self, start: float) -> None:
+        self.start = start - time.perf_counter()
+
+    def start_clock(self) -> None:
+        pass
+
+    def current_time(self) -> float:
+        return self.start + time.perf_counter()
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        return deadline - self.current_time()
+
+
+@pytest.mark.parametrize("later", [10.0, 2_000_000.0])
+def test_what_another_trio_run_left_is_swept_away_whatever_its_clock_read(later: float, peers: Any, ask: Any) -> None:
+    transport = peers.transport(keepalive_expiry=0.02)
+
+    async def visit() -> None:
+        for host in "abc":
+            await ask(transport, f"http://{host}/")
+            await trio.sleep(0.03)
+        assert peers.alive == 1
+
+    for start in (1_000_000.0, later):
+        trio.run(visit, clock=Reading(start))
 
 
 async def test_a_burst_that_comes_again_connects_to_nobody(peers: Any, autojump_clock: Any) -> None:

@@ -342,6 +342,7 @@ async def test_socks_carries_what_is_said(
     [
         (Socks(code=5), "", "the proxy could not connect: connection refused"),
         (Socks(code=99), "", "the proxy could not connect: code 99"),
+        (Socks(code=5, bound=b"\0"), "", "the proxy could not connect: connection refused"),
         (Socks(bound=b"\x09\x7f\0\0\1"), "", "the proxy is none of SOCKS5"),
         (Socks(b"\x01\x02me\x04p@ss"), "me:wrong@", "the proxy refused user and password"),
         (Socks(b"\x01\x02me\x04p@ss"), "", "the proxy wants to be told who asks"),
@@ -371,7 +372,10 @@ async def test_a_cancel_while_socks_is_asked_leaves_nothing(serve: Any, ask: Any
     assert socks.asked
 
 
-@pytest.mark.parametrize("address", ["ftp://user:s3cret@proxy:1", "proxy:3128", "http://", "http://a:s3cret@\udcff"])
+@pytest.mark.parametrize(
+    "address",
+    ["ftp://user:s3cret@proxy:1", "proxy:3128", "http://", "http://a:s3cret@h:70000", "http://a:s3cret@\udcff"],
+)
 def test_what_is_no_address_of_a_proxy_is_told_at_once(address: str) -> None:
     with pytest.raises(ValueError, match=r"^proxy: must be an address such as ") as caught:
         Transport(proxy=address)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -34,8 +34,13 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 CHUNKED = (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", b"3\r\none\r\n", b"3\r\ntwo\r\n", b"0\r\n\r\n")
 
 
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"))
+def open_files() -> frozenset[tuple[int, int]]:
+    """Number and inode of each. What is new counts: an earlier test's may be closed at any time."""
+    found = set()
+    for number in map(int, os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd")):
+        with suppress(OSError):  # the listing's own is closed by now
+            found.add((number, os.fstat(number).st_ino))
+    return frozenset(found)
 
 
 async def until(true: Callable[[], bool], seconds: float = 2.0) -> None:
@@ -51,7 +56,7 @@ async def nothing_left(transport: Transport) -> AsyncIterator[None]:
     yield
     assert not any(pool.in_use or pool.waiting for pool in transport._origins.values())
     await transport.aclose()
-    await until(lambda: open_files() <= before)  # fewer, where an earlier test's went meanwhile
+    await until(lambda: open_files() <= before)
     assert transport._origins == {} or all(pool.is_unused for pool in transport._origins.values())
 
 
@@ -181,7 +186,7 @@ async def test_a_service_at_rest_keeps_no_socket(lab: Any, monkeypatch: pytest.M
             async with trio.open_nursery() as nursery:
                 for _ in range(5):
                     nursery.start_soon(engine.complete, "hi")
-            assert open_files() > before
+            assert open_files() - before
             await until(lambda: open_files() <= before)
 
 

@@ -575,6 +575,7 @@ def test_authorities_that_do_not_exist(tmp_path: Path, ca: Authority, client: An
     empty = tmp_path / "empty.pem"
     empty.write_text("")
     assert refused(verify=str(empty)).startswith("providers.openai.verify: cannot be used")
+    assert refused(verify="no\0path").startswith("providers.openai.verify: cannot be used")
     assert refused(cert=str(tmp_path / "none.pem")).startswith("providers.openai.cert: cannot be used")
     assert refused(cert=(client[0], str(tmp_path / "none.key"))).startswith("providers.openai.cert: cannot be used")
 
@@ -584,6 +585,24 @@ def test_a_certificate_that_does_not_fit(form: str, forms: Any) -> None:
     message = refused(cert=forms[form])
     assert message.startswith("providers.openai.cert: cannot be used: ")
     assert "wrong-secret" not in message
+
+
+def test_what_is_no_trust_at_all(tmp_path: Path) -> None:
+    wrong: Any = {"verify": tmp_path}, {"cert": tmp_path}
+    for one in wrong:
+        with pytest.raises(TypeError, match=rf"^{next(iter(one))}: must be .*, not {type(tmp_path).__name__}$"):
+            Transport(**one)
+
+
+async def test_a_context_that_fails_costs_no_socket(Peers: Any, ask: Any) -> None:
+    class Broken(ssl.SSLContext):
+        def set_alpn_protocols(self, alpn_protocols: Any) -> None:
+            raise NotImplementedError
+
+    peers = Peers()
+    with pytest.raises(NotImplementedError):
+        await ask(peers.transport(verify=Broken(ssl.PROTOCOL_TLS_CLIENT)), "https://server.example/")
+    assert (len(peers.opened), peers.alive) == (1, 0)
 
 
 @pytest.mark.parametrize("form", ["one file", "a pair", "with a password"])
