@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cortex.config import ProviderConfig
 from cortex.errors import ConfigError
-from cortex.transport import KEEPALIVE_SECONDS, Proxy, Transport, tls_context
+from cortex.transport import KEEPALIVE_SECONDS, Proxy, Transport, shared_context
 
 MAX_CONNECTIONS = 1000
 
@@ -33,6 +33,6 @@ def check(config: ProviderConfig) -> None:
     if config.cert or isinstance(config.verify, str):
         for name, given in (("verify", (config.verify, None)), ("cert", (config.verify, config.cert))):
             try:
-                tls_context(*given)
+                shared_context(*given)
             except (OSError, ValueError) as error:  # the latter for what can be no path
                 raise ConfigError(f"{field}.{name}: cannot be used: {error}") from error

@@ -60,8 +60,9 @@ class _Row:
                 if not data:
                     return
                 yield b""  # to begin is a step, too: thousands of empty members fit into a few bytes
-            piece = self._inner.decompress(data, STEP_BYTES)
-            data, more = self.rest(self._inner, piece)
+            inner: Any = self._inner
+            piece = inner.decompress(data, STEP_BYTES)
+            data, more = self.rest(inner, piece)
             if piece:
                 yield piece
 

@@ -10,6 +10,7 @@ Nothing is sent that was not asked for: no redirects, no cookies, no proxies of 
     dial.py         names, addresses, TCP and TLS
     proxy.py        the way through a proxy
     tls.py          whom to trust
+    threads.py      what can only wait in a thread
     progress.py     how far a request has come
     causes.py       what went wrong, in words
 """
@@ -19,7 +20,7 @@ from .client import KEEPALIVE_SECONDS, ReplyStream, Transport
 from .dial import Link
 from .progress import Progress
 from .proxy import Proxy
-from .tls import tls_context
+from .tls import shared_context
 
 __all__ = [
     "KEEPALIVE_SECONDS",
@@ -29,6 +30,6 @@ __all__ = [
     "ReplyStream",
     "Transport",
     "causes",
-    "tls_context",
+    "shared_context",
     "words",
 ]

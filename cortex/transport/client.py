@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
@@ -79,7 +80,7 @@ class Transport(httpx.AsyncBaseTransport):
         except httpx.HTTPError as error:
             _mark(error, progress)
             if not progress.reused:
-                self._trust.forget()  # it may be the first read that tells of a certificate that was renewed
+                self._trust.doubt()  # it may be the first read that tells of a certificate that was renewed
             raise
 
     async def _carry(self, request: httpx.Request, progress: Progress) -> httpx.Response:
@@ -283,7 +284,8 @@ def _head(request: httpx.Request, proxy: Proxy | None) -> h11.Request:
     try:
         return h11.Request(method=request.method, target=request.extensions.get("target", target), headers=headers)
     except h11.LocalProtocolError as error:
-        raise httpx.LocalProtocolError(str(error)) from error
+        # It quotes what it refuses, which may be a key.
+        raise httpx.LocalProtocolError(re.sub(r" b['\"].*", "", str(error), flags=re.DOTALL)) from None
 
 
 def _body(request: httpx.Request) -> Body:

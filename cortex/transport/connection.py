@@ -67,6 +67,7 @@ class Connection:
         self._over = False
         self._failed: httpx.HTTPError | None = None
         self._doubtful = False
+        self._unsent = ""
 
     # ---- between two requests
 
@@ -149,7 +150,8 @@ class Connection:
                 if scope.cancelled_caught:
                     raise httpx.WriteTimeout(f"the server took nothing for {patience:g} s")
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise httpx.WriteError(words(error) or "the connection broke while sending") from error
+            self._unsent = words(error) or "the connection broke while sending"
+            raise httpx.WriteError(self._unsent) from error
         self._sending = False
 
     # ---- its reply
@@ -231,7 +233,8 @@ class Connection:
             with trio.move_on_after(patience):
                 return bytes(await self._link.receive(RECEIVE_BYTES))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise httpx.ReadError(words(error) or "the connection broke while reading") from error
+            # TLS reads nothing more after a send that failed, and has no words of its own for that.
+            raise httpx.ReadError(words(error) or self._unsent or "the connection broke while reading") from error
         raise httpx.ReadTimeout(f"the server said nothing for {patience:g} s")
 
 

@@ -19,6 +19,7 @@ import attrs
 import trio
 
 from .causes import words
+from .threads import in_thread
 
 Address: TypeAlias = tuple[socket.AddressFamily, Any]
 
@@ -62,7 +63,9 @@ class TcpConnect:
         sock = await (_connect(addresses[0]) if len(addresses) == 1 else _race(addresses))
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         close = partial(_close, stream.socket, os.getpid())
-        return Link(stream, close, partial(_is_silent, sock), partial(_send, sock), partial(_receive, sock))
+        return Link(
+            stream, close, partial(_is_silent, sock, os.getpid()), partial(_send, sock), partial(_receive, sock)
+        )
 
     async def _addresses(self, host: str, port: int) -> list[Address]:
         look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
@@ -71,7 +74,7 @@ class TcpConnect:
         except UnicodeError:
             raise OSError(f"{host!r} cannot be the name of a host") from None
         except socket.gaierror:
-            found = await trio.to_thread.run_sync(look_up, abandon_on_cancel=True, limiter=self._lookups)
+            found = await in_thread(look_up, limiter=self._lookups)
         return _alternating([(family, address) for family, _, _, _, address in found])
 
 
@@ -145,7 +148,10 @@ def _close(sock: trio.socket.SocketType, owner: int) -> None:
     sock.close()
 
 
-def _is_silent(sock: socket.socket) -> bool:
+def _is_silent(sock: socket.socket, owner: int) -> bool:
+    """Never to a forked child, whose words would come between those of its parent."""
+    if os.getpid() != owner:
+        return False
     try:
         sock.recv(1, socket.MSG_PEEK)
     except BlockingIOError:

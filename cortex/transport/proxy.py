@@ -70,6 +70,13 @@ class Proxy:
             return []
         return [(b"proxy-authorization", b"Basic " + base64.b64encode(":".join(self.login).encode()))]
 
+    def hushed(self, text: str) -> str:
+        """A text of the proxy's without what it was told in confidence."""
+        secrets = [value.decode().removeprefix("Basic ") for _, value in self.headers]
+        for secret in filter(None, (*secrets, *(self.login or ())[1:])):
+            text = text.replace(secret, "[secret]")
+        return text
+
     def forwards(self, scheme: str) -> bool:
         """Whether it is asked for the whole address, and carries each request itself."""
         return scheme == "http" and not self.is_socks
@@ -143,7 +150,7 @@ async def _dig(wire: _Wire, proxy: Proxy, host: str, port: int) -> None:
         raise httpx.ProxyError(f"the proxy is none of HTTP: {error}") from error
     if not 200 <= event.status_code < 300:
         said = f"{event.status_code} {bytes(event.reason).decode('latin-1')}"
-        raise httpx.ProxyError(f"the proxy answered {said.strip()}")
+        raise httpx.ProxyError(f"the proxy answered {proxy.hushed(said.strip())}")
     if state.trailing_data[0]:
         raise httpx.ProxyError("the proxy says more than it was asked")
 

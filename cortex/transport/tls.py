@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import ssl
 import sys
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
 import trio
+
+from .threads import in_thread
+
+REREADING_SECONDS = 1.0
+"""How long a call waits for certificates to be read again, where those that were read before may do as well."""
 
 READERS = 2
 """Threads of one client that read certificates: of its own, for others may need all that there are."""
@@ -25,7 +31,7 @@ class Trust:
     """Whom a client trusts, and who it is itself, read when it is first needed. `verify` may be a context of the
     user's own, which has read its certificates itself: a `cert` beside it is a ValueError. TypeError for anything else.
 
-    OSError for a file that cannot be read or does not fit.
+    OSError for a file that cannot be read or does not fit; where one could be read before, that stays good.
     """
 
     def __init__(self, verify: bool | str | ssl.SSLContext, cert: Cert | None) -> None:
@@ -37,31 +43,36 @@ class Trust:
             raise ValueError("cert: load it into the context that is given as verify")
         self._files = (verify, cert) if isinstance(verify, bool | str) else None
         self._context = None if isinstance(verify, bool | str) else verify
+        self._fresh = self._context is not None
         self._reading = trio.Lock()
         self._threads = trio.CapacityLimiter(READERS)
 
     async def context(self) -> ssl.SSLContext:
         """The context. Many who come at once wait for one reading; who leaves leaves it alone."""
-        if self._context is None:
+        if not self._fresh:
             async with self._reading:
                 await self._read()
         assert self._context is not None
         return self._context
 
     async def _read(self) -> None:
-        if self._context is None and self._files is not None:
-            read = trio.to_thread.run_sync
-            self._context = await read(tls_context, *self._files, abandon_on_cancel=True, limiter=self._threads)
+        if self._fresh or self._files is None:
+            return
+        if self._context is None:
+            self._context = await in_thread(shared_context, *self._files, limiter=self._threads)
+        else:  # by now they may be half written, on a drive that hangs, or not for us to read any more
+            with suppress(OSError), trio.move_on_after(REREADING_SECONDS):
+                self._context = await in_thread(shared_context, *self._files, limiter=self._threads)
+        self._fresh = True
 
-    def forget(self) -> None:
+    def doubt(self) -> None:
         """Look at the files again next time: certificates may be renewed while we run."""
-        if self._files is not None:
-            self._context = None
+        self._fresh = self._files is None
 
 
-def tls_context(verify: bool | str = True, cert: Cert | None = None) -> ssl.SSLContext:
-    """A context for clients. Reading the certificates takes 20 ms and more, so call it in a thread; they are read once,
-    and again when their files have changed.
+def shared_context(verify: bool | str = True, cert: Cert | None = None) -> ssl.SSLContext:
+    """A context for clients, one for all who ask for the same: not to be changed. Reading the certificates takes 20 ms
+    and more, so call it in a thread; they are read once, and again when their files have changed.
 
     `verify`: True for the system's store, False for nobody's word, or the path of a CA bundle or of a directory.
     OSError (ssl.SSLError among them) for a file that cannot be read or does not fit.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import Any
 
@@ -10,9 +11,9 @@ import pytest
 import trio
 import trio.lowlevel
 
-from cortex.messages import Phase
+from cortex.messages import Kind, Phase
 from cortex.mishaps import failure_of
-from cortex.transport import Progress, Transport
+from cortex.transport import Link, Progress, Transport
 from cortex.transport.dial import TcpConnect
 from cortex.wire.codec import Target
 
@@ -123,7 +124,61 @@ async def test_a_name_server_that_hangs(monkeypatch: pytest.MonkeyPatch, ask: An
     assert told(got) == (httpx.ConnectTimeout, "not_sent", False)
 
 
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"), Kind.CONNECT),
+        (OSError(errno.EMFILE, "Too many open files"), Kind.LOCAL),
+        (RuntimeError("can't start new thread"), Kind.LOCAL),
+    ],
+)
+async def test_a_lookup_that_fails_says_why(
+    error: Exception, kind: Kind, monkeypatch: pytest.MonkeyPatch, ask: Any
+) -> None:
+    """And not that the name is no address, which was looked at first."""
+    numeric = socket.getaddrinfo
+
+    def look_up(*args: Any, **options: Any) -> Any:
+        if options.get("flags"):
+            return numeric(*args, **options)
+        raise error
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    got = await ask(Transport(), "http://api.example.com/")
+    assert told(got) == (httpx.ConnectError, "not_sent", False)
+    assert str(error) in str(got.error)
+    assert failure_of(got.error, Target("p", "http://api.example.com", "m"), phase=Phase.NOT_SENT).kind is kind
+
+
+async def test_a_header_that_is_refused_is_not_quoted(ask: Any) -> None:
+    got = await ask(Transport(), "http://127.0.0.1:9/", headers={"authorization": "Bearer my-secret\n"})
+    assert told(got) == (httpx.LocalProtocolError, "not_sent", False)
+    assert str(got.error) == "Illegal header value"
+
+
 # ------------------------------------------------------------------------------------------------ it was sent
+
+
+async def test_a_stream_that_has_no_words_for_its_end_is_given_those_of_its_beginning(ask: Any) -> None:
+    """TLS reads nothing more after a send that failed."""
+
+    class Broken(trio.abc.Stream):
+        async def send_all(self, _data: Any) -> None:
+            raise trio.BrokenResourceError from BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+        async def receive_some(self, _most: Any = None) -> bytes:
+            raise trio.BrokenResourceError
+
+        async def wait_send_all_might_not_block(self) -> None: ...
+
+        async def aclose(self) -> None: ...
+
+    async def connect(_host: str, _port: int) -> Link:
+        return Link(Broken(), lambda: None, lambda: True)
+
+    got = await ask(Transport(connect=connect), "http://server/")
+    assert told(got) == (httpx.ReadError, "sent", False)
+    assert str(got.error) == "[Errno 32] Broken pipe"
 
 
 @pytest.mark.parametrize("served", [0, 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -93,6 +94,24 @@ async def test_with_a_sweeper_they_are_closed_though_no_call_comes_any_more(
         assert peers.alive == 0
         assert repr(transport) == "<Transport: 0 connections in use, 0 idle>"
         await trio.sleep(100)
+
+
+async def test_a_forked_child_takes_none_of_its_parents(
+    serve: Any, heard: Any, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients: list[int] = []
+
+    async def handler(stream: trio.SocketStream) -> None:
+        clients.append(stream.socket.getpeername()[1])
+        while await heard(stream):
+            await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+    async with Transport() as transport:
+        url = await serve(handler)
+        for child in (0, 0, 1, 1):
+            monkeypatch.setattr(os, "getpid", lambda child=child: child)
+            assert (await ask(transport, url)).status == 200
+        assert len(clients) == 2
 
 
 class Reading(trio.abc.Clock):

@@ -232,11 +232,14 @@ async def test_what_is_said_to_a_proxy_is_no_part_of_the_request(reply: bytes, s
 async def test_a_tunnel_is_asked_for_by_name_and_told_nothing_else(
     address: str, serve: Any, tunnel: Any, ask: Any
 ) -> None:
-    proxy = tunnel(b"HTTP/1.1 403 Not there\r\ncontent-length: 5\r\n\r\nhello")
+    proxy = tunnel(b"HTTP/1.1 403 Not for p@ss Basic bWU6cEBzcw==\r\ncontent-length: 5\r\n\r\nhello")
     named = (await serve(proxy)).replace("http://", "http://me:p%40ss@")
     async with new_client(config(f"https://{address}/v1", named)) as transport:
         got = await ask(transport, f"https://{address}/v1", headers={"authorization": "Bearer secret"})
-    assert (got.failure, str(got.error)) == (httpx.ProxyError, "the proxy answered 403 Not there")
+    assert (got.failure, str(got.error)) == (
+        httpx.ProxyError,
+        "the proxy answered 403 Not for [secret] Basic [secret]",
+    )
     line, *fields = proxy.heads[0].split(b"\r\n")
     assert line == b"CONNECT %b HTTP/1.1" % address.encode()
     assert fields == [b"host: %b" % address.encode(), b"proxy-authorization: Basic bWU6cEBzcw=="]

@@ -23,7 +23,7 @@ import trio.testing
 
 import cortex
 from cortex.errors import ConfigError
-from cortex.transport import Transport, tls, tls_context
+from cortex.transport import Transport, shared_context, tls
 
 x509 = pytest.importorskip("cryptography.x509")
 from cryptography.hazmat.primitives import hashes, serialization  # noqa: E402 - only where it is
@@ -258,6 +258,36 @@ async def test_a_bundle_that_is_gone_is_told_and_found_again(
         assert (await ask(transport, url)).body == b"safe"
 
 
+@pytest.mark.parametrize("by_now", ["gone", "half written", "on a drive that hangs"])
+async def test_what_was_read_before_stays_good(
+    by_now: str,
+    ca: Authority,
+    good: Any,
+    secured: Any,
+    serve: Any,
+    ask: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After a failure the files are looked at again; it may have been a passing one, and they gone since."""
+    monkeypatch.setattr(tls, "REREADING_SECONDS", 0.1)
+    url, hung = await serve(secured(good), "https"), threading.Event()
+    shutil.copy(ca.file, file := tmp_path / "bundle.pem")
+    async with Transport(verify=str(file)) as transport:
+        assert (await ask(transport, url)).body == b"safe"
+        match by_now:
+            case "gone":
+                file.unlink()
+            case "half written":
+                file.write_text("-----BEGIN CERTIFICATE-----\nMIIB")
+            case _:
+                monkeypatch.setattr(tls, "shared_context", lambda *_: hung.wait(5))
+        assert (await ask(transport, "https://127.0.0.1:9/")).failure is httpx.ConnectError
+        assert (await ask(transport, url, headers={"connection": "close"})).body == b"safe"  # on the idle one
+        assert (await ask(transport, url)).body == b"safe"
+    hung.set()
+
+
 # ------------------------------------------------------------------------------------------------ one's own certificate
 
 
@@ -306,7 +336,7 @@ async def test_one_that_cannot_be_read_is_an_error_and_nobody_is_asked_for_a_pas
 @pytest.mark.slow  # two more interpreters
 def test_at_a_terminal_nobody_is_asked_for_a_password_either(forms: Any) -> None:
     """OpenSSL would ask there by itself, and wait for ever."""
-    inner = f"from cortex.transport import tls_context; tls_context(False, {forms['sealed']!r})"
+    inner = f"from cortex.transport import shared_context; shared_context(False, {forms['sealed']!r})"
     outer = f"import pty, sys; sys.exit(pty.spawn([sys.executable, '-c', {inner!r}]) >> 8)"
     with subprocess.Popen(
         [sys.executable, "-c", outer], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -415,7 +445,7 @@ async def test_a_call_does_not_wait_for_a_file_that_cannot_be_read(
         stuck.wait(5)
         return ssl.create_default_context()
 
-    monkeypatch.setattr(tls, "tls_context", read)
+    monkeypatch.setattr(tls, "shared_context", read)
     async with Transport() as transport:
         with trio.fail_after(2):
             async with trio.open_nursery() as nursery:
@@ -527,7 +557,7 @@ async def test_c16_an_early_refusal_is_told_over_tls(ca: Authority, good: Any, s
 
 async def test_a_server_of_another_version(ca: Authority, good: Any, openssl: Any, serve: Any, ask: Any) -> None:
     url = await serve(openssl(good, version=ssl.TLSVersion.TLSv1_2), "https")
-    own = tls_context(ca.file)
+    own = shared_context(ca.file)
     async with Transport(verify=own) as transport:
         assert (await ask(transport, url)).body == b"safe"
     own = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
