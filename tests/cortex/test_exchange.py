@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import shutil
 import socket
@@ -219,6 +220,15 @@ def test_r6_too_many_files_are_ours() -> None:
     assert failure.kind == Kind.LOCAL
     said, hint = "ConnectError: [Errno 24] Too many open files", "this process may open no more files and sockets"
     assert failure.message == f"{said} ({hint}, see ulimit -n)"
+
+
+@pytest.mark.parametrize("limit", [errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN])
+def test_other_limits_of_the_machine_are_ours_too(limit: int) -> None:
+    error = httpx.ConnectError("no")
+    error.__cause__ = OSError(limit, "no")
+    failure = failure_of(error, at("http://127.0.0.1:1/v1")[1], phase=Phase.SENT)
+    assert failure.kind == Kind.LOCAL
+    assert "(this " in failure.message
 
 
 def test_a_header_that_is_refused_is_not_quoted_with_its_key() -> None:

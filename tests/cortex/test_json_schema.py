@@ -112,6 +112,9 @@ def test_a_long_value_is_not_quoted_back() -> None:
         ({"$ref": "#/x/n", "x": {"n": 5}}, "is no JSON schema: "),
         ({"items": {"$ref": "https://example.com/n.json"}}, r"\$ref 'https://example.com/n.json' leads to nothing"),
         ({"$id": "https://example.com/a.json", "items": {"$ref": "b.json#/n"}}, r"\$ref 'b.json#/n' leads to nothing"),
+        ({"$ref": "#/x/n", "x": {"n": {"items": {"$ref": "#/nowhere"}}}}, "'#/nowhere' leads to nothing"),
+        ({"$dynamicRef": "#nowhere"}, "'#nowhere' leads to nothing"),
+        ({"const": float("nan")}, "cannot be written as JSON"),
         ({"$ref": "#/$defs/n"}, r"\$ref '#/\$defs/n' leads to nothing in this schema.*under \$defs"),
         ({"$ref": "#/$defs/n", "$defs": {"n": {"items": {"$ref": "#n"}}}}, "'#n' leads to nothing"),
         ({"$ref": "#/title/n", "title": "n"}, "'#/title/n' leads to nothing"),
@@ -146,6 +149,14 @@ def test_a_schema_too_deep_to_be_checked_is_named() -> None:
         schema_of(deep)
 
 
+def test_a_schema_too_deep_to_be_written_is_named() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(20_000):
+        deep = {"items": deep}
+    with pytest.raises(ConfigError, match=r"^output_type: .*cannot be written as JSON"):
+        schema_of(deep)
+
+
 def test_what_python_writes_as_json_is_a_schema_too() -> None:
     schema = {"type": "object", "properties": {"a": {"enum": ("x", "y")}}, "required": ("a",)}
     assert parse_output(schema, '{"a": "x"}') == Parsed({"a": "x"})
@@ -174,6 +185,24 @@ def test_alternatives_in_one_another_are_tried_within_bounds(schema: Any, make: 
     assert "cannot be checked" in parse_output(schema, make(40)).fault
 
 
+@pytest.mark.parametrize(
+    ("schema", "items"),
+    [
+        ({"enum": [f"word {n}" for n in range(2_000)]}, ["word 1999"] * 300),
+        ({"anyOf": [{"type": one} for one in ("null", "integer", "boolean", "array", "string")]}, ["x" * 1_500] * 900),
+    ],
+    ids=["words of an enum", "faults that quote long values"],
+)
+def test_what_takes_long_for_each_value_counts_for_more(schema: Any, items: list[str]) -> None:
+    """Each of these items would else be a few steps of the 60,000."""
+    assert "it holds too many values" in parse_output({"type": "array", "items": schema}, json.dumps(items)).fault
+
+
+def test_five_faults_are_enough() -> None:
+    schema = {"type": "array", "items": {"type": "string"}}
+    assert parse_output(schema, "[1, 2, 3, 4, 5, 6, 7]").fault.count("; ") == 4
+
+
 def test_a_pattern_and_unique_items_take_no_longer_than_the_answer_is_long() -> None:
     mail = {"type": "object", "properties": {"to": {"type": "string", "pattern": "[a-z]+@[a-z]+"}}}
     assert parse_output(mail, json.dumps({"to": "a" * 1_000_000})).fault.startswith("$.to: does not match")
@@ -184,6 +213,7 @@ def test_a_pattern_and_unique_items_take_no_longer_than_the_answer_is_long() -> 
 @pytest.mark.parametrize(
     ("schema", "value", "fault"),
     [
+        ({"multipleOf": 2}, "true", ""),
         ({"multipleOf": 3}, "NaN", "it cannot be checked: "),
         ({"multipleOf": 3}, "1e999", "it cannot be checked: "),
         ({"multipleOf": 3}, "1" + "0" * 400, "$[0]: does not fit multipleOf: 3"),
@@ -202,6 +232,18 @@ def test_names_that_read_like_keywords_are_names() -> None:
     words = ["pattern", "patternProperties", "$schema", "properties"]
     schema = {"type": "object", "properties": {word: {"type": "string"} for word in words}}
     assert parse_output(schema, json.dumps(dict.fromkeys(words, "("))) == Parsed(dict.fromkeys(words, "("))
+
+
+@pytest.mark.parametrize("word", ["default", "const", "enum", "examples"])
+def test_values_that_read_like_schemas_are_values(word: str) -> None:
+    value = [{"patternProperties": {"$ref": "#/nowhere"}, "pattern": "("}]
+    assert parse_output({word: value}, json.dumps(value if word == "const" else value[0])).fault == ""
+
+
+def test_a_schema_that_hangs_on_a_name_that_reads_like_a_keyword_is_one() -> None:
+    schema = {"type": "object", "dependentSchemas": {"patternProperties": {"required": ["a"]}}}
+    assert parse_output(schema, '{"a": 1, "patternProperties": 1}').fault == ""
+    assert parse_output(schema, '{"patternProperties": 1}').fault == "$: 'a' is a required property"
 
 
 def test_half_a_schema_is_no_crash() -> None:
@@ -257,9 +299,10 @@ CHAIN = {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}, "$d
         (CHAIN, '{"next":' * 120 + "1" + "}" * 120),
         ({"not": {"$ref": "#"}}, "1"),
         ({"not": {"$dynamicRef": "#"}}, "1"),
+        ({"$schema": "https://json-schema.org/draft/2019-09/schema", "not": {"$recursiveRef": "#"}}, "1"),
         ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, "1"),
     ],
-    ids=["a long chain", "not itself", "not itself, dynamically", "itself"],
+    ids=["a long chain", "not itself", "not itself, dynamically", "not itself, recursively", "itself"],
 )
 def test_wherever_the_stack_is_full_it_is_a_fault(schema: Any, text: str) -> None:
     """The library's lookups are in Rust, and panic where there is no room for one call more."""

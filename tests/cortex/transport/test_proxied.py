@@ -349,7 +349,8 @@ async def test_socks_carries_what_is_said(
         (Socks(bound=b"\x09\x7f\0\0\1"), "", "the proxy is none of SOCKS5"),
         (Socks(b"\x01\x02me\x04p@ss"), "me:wrong@", "the proxy refused user and password"),
         (Socks(b"\x01\x02me\x04p@ss"), "", "the proxy wants to be told who asks"),
-        (Socks(b"\x01\x02me\x04p@ss"), f"me:{'wrong' * 60}@", "SOCKS5 takes no name, user or password of more than"),
+        (Socks(b"\x01\x02me\x04p@ss"), f"me:{'wrong' * 51}@", "the proxy refused user and password"),
+        (Socks(b"\x01\x02me\x04p@ss"), f"me:{'wrong' * 51}x@", "SOCKS5 takes no name, user or password of more than"),
     ],
 )
 async def test_socks_that_will_not(socks: Socks, login: str, words: str, serve: Any, ask: Any) -> None:
@@ -377,7 +378,14 @@ async def test_a_cancel_while_socks_is_asked_leaves_nothing(serve: Any, ask: Any
 
 @pytest.mark.parametrize(
     "address",
-    ["ftp://user:s3cret@proxy:1", "proxy:3128", "http://", "http://a:s3cret@h:70000", "http://a:s3cret@\udcff"],
+    [
+        "ftp://user:s3cret@proxy:1",
+        "proxy:3128",
+        "http://",
+        "http://a:s3cret@h:70000",
+        "http://\udcff@h",
+        "http://a:s3cret@\udcff",
+    ],
 )
 def test_what_is_no_address_of_a_proxy_is_told_at_once(address: str) -> None:
     with pytest.raises(ValueError, match=r"^proxy: must be an address such as ") as caught:

@@ -26,6 +26,7 @@ def fail(kind: str, status: int, body: Any, reply: Any, **headers: str) -> Failu
     [
         (301, Kind.ROUTE_GONE), (307, Kind.ROUTE_GONE), (400, Kind.BAD_REQUEST), (401, Kind.CREDENTIAL),
         (402, Kind.QUOTA), (403, Kind.PERMISSION), (404, Kind.ROUTE_GONE), (408, Kind.CONFLICT), (409, Kind.CONFLICT),
+        (407, Kind.ROUTE_GONE),
         (410, Kind.MODEL_GONE), (413, Kind.TOO_LARGE), (415, Kind.BAD_REQUEST), (418, Kind.BAD_REQUEST),
         (422, Kind.BAD_REQUEST), (424, Kind.TRANSIENT), (425, Kind.TRANSIENT), (429, Kind.RATE_LIMIT),
         (431, Kind.TOO_LARGE), (500, Kind.TRANSIENT), (502, Kind.TRANSIENT), (503, Kind.OVERLOADED),
