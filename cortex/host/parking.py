@@ -9,6 +9,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -120,17 +121,22 @@ class AsyncioParker:
 
 
 class ThreadParker:
-    """A waiting plain thread."""
+    """A waiting plain thread.
+
+    Its lock is open when a wake-up has come. No `threading.Event`: a signal that raises (Ctrl-C, an alarm) can leave
+    the lock inside of that held, and whoever wakes next, the runtime thread, would then wait for ever.
+    """
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._lock = threading.Lock()
+        self._lock.acquire()
 
     def wake(self) -> None:
-        self._event.set()
+        with suppress(RuntimeError):  # it was open
+            self._lock.release()
 
     def park(self, timeout: float | None = None) -> None:
-        self._event.wait(timeout)
-        self._event.clear()
+        self._lock.acquire(timeout=-1 if timeout is None else timeout)
 
     def linger(self, done: Callable[[], bool], grace: float) -> None:
         until = monotonic() + grace

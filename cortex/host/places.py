@@ -208,7 +208,8 @@ class Runtime:
     _exiting: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        self._ready = threading.Event()
+        self._starting = threading.Lock()  # held until it has begun; see `ThreadParker`, why it is no event
+        self._starting.acquire()
         self._lodgings: set[Lodging[Any]] = set()
         self._empty = trio.Event()
         self._closed = False
@@ -223,16 +224,28 @@ class Runtime:
             raise EngineClosed("the interpreter is exiting: no engine begins any more")
         runtime = cls.current
         if runtime is None or runtime._closed:
-            runtime = cls.current = Runtime()
-            runtime._thread.start()
-        runtime._ready.wait()
-        token = runtime._token
+            runtime = Runtime()
+            runtime._start()
+            cls.current = runtime
+        with runtime._starting:
+            token = runtime._token
         if token is None:
             raise EngineFailed("the runtime thread could not be started; the log has the traceback")
         lodging = Lodging(open_home, runtime, token)
         runtime._lodgings.add(lodging)
         post(token, runtime._move_in, lodging)
         return lodging
+
+    def _start(self) -> None:
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise EngineFailed(f"no thread can be started, and cortex needs one: {error}") from error
+        except BaseException:  # it may have begun, and nobody will come to live there
+            self._closed = True
+            if self._token is not None:
+                post(self._token, self._empty.set)
+            raise
 
     def _serve(self) -> None:
         try:
@@ -241,13 +254,15 @@ class Runtime:
             logger.exception("the runtime thread has failed")
         finally:
             self._closed = self.ended = True
-            self._ready.set()
+            if self._token is None:
+                self._starting.release()
 
     async def _main(self) -> None:
         async with trio.open_nursery() as self._nursery:
             self._token = trio.lowlevel.current_trio_token()
-            self._ready.set()
-            await self._empty.wait()
+            self._starting.release()
+            if not self._closed:
+                await self._empty.wait()
 
     def _move_in(self, lodging: Lodging[Any]) -> None:
         self._nursery.start_soon(lodging.live)

@@ -73,14 +73,18 @@ SCRIPTS = {
     """,
     "Ctrl-C while the first call moves in": """
         from cortex.host.places import Runtime
-        class Pressed(threading.Event):
-            def wait(self, timeout=None):
-                super().wait(timeout)
-                raise KeyboardInterrupt
+        class Pressed:
+            def __init__(self, lock):
+                self.release, self.lock = lock.release, lock
+            def __enter__(self):
+                with self.lock:
+                    raise KeyboardInterrupt
+            def __exit__(self, *_):
+                raise AssertionError("it was not entered")
         made = Runtime.__init__
         def make(self):
             made(self)
-            self._ready = Pressed()
+            self._starting = Pressed(self._starting)
         Runtime.__init__ = make
         try:
             session.run_sync("hi")

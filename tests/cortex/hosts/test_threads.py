@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import signal
@@ -420,6 +421,54 @@ def test_a_thread_that_cannot_begin_is_told_and_tried_again(
             engine.complete_sync("hi")
     assert "too many open files" in caplog.text
     assert engine.complete_sync("hi").content == "Hello from openai."
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_thread_that_cannot_be_had_is_told_and_tried_again(
+    new_engine: NewEngine, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], look: Any
+) -> None:
+    """A limit of processes, say. Ctrl-C comes when the thread has begun already."""
+    start, engine, other = threading.Thread.start, new_engine(), new_engine()
+
+    def fail(thread: threading.Thread) -> None:
+        if error is KeyboardInterrupt:
+            start(thread)
+        raise error("can't start new thread")
+
+    before = set(look.runtimes())
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        for one in (engine, other):
+            with pytest.raises((cortex.EngineFailed, KeyboardInterrupt), match="can't start new thread"):
+                one.complete_sync("hi")
+    look.eventually(lambda: set(look.runtimes()) <= before)
+    for one in (engine, other):
+        assert one.complete_sync("hi", timeout=5).content == "Hello from openai."
+
+
+def test_a_signal_in_the_middle_of_a_wait_leaves_nothing_locked(
+    new_engine: NewEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two instructions of `threading`: its locks are then held by nobody, for ever."""
+    engine, enter, main = new_engine(), threading.Condition.__enter__, threading.main_thread()
+    engine.complete_sync("hi")
+
+    def pressed(condition: threading.Condition) -> bool:
+        entered = enter(condition)
+        if threading.current_thread() is main:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+        return entered
+
+    monkeypatch.setattr(threading.Condition, "__enter__", pressed)
+    with contextlib.suppress(KeyboardInterrupt):
+        engine.complete_sync("hi")
+    monkeypatch.undo()
+    answers: list[str] = []
+    thread = threading.Thread(target=lambda: answers.append(engine.complete_sync("hi").content), daemon=True)
+    thread.start()
+    thread.join(5)
+    assert answers == ["Hello from openai."]
 
 
 # --------------------------------------------------------------------------------------------------------- references
