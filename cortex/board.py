@@ -50,6 +50,10 @@ class Board:
         self.given_up.clear()
         self.clock = clock
 
+    def switch(self, name: str, *, enabled: bool) -> None:
+        """By hand, for good: a tree that grows anew (after a fork, say) begins with it."""
+        self.configs[name] = attrs.evolve(self.configs[name], enabled=enabled)
+
     def now(self) -> float:
         """The engine's clock; 0 before its start."""
         return self.clock.current_time() if self.clock is not None else 0.0

@@ -392,6 +392,7 @@ class Engine:
         await self.host.exit(kind, error, trace)
 
     def __enter__(self) -> Self:
+        self.host.enter_sync()
         return self
 
     def __exit__(self, *exc_info: object) -> None:

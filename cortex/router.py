@@ -291,8 +291,10 @@ class Router(actors.Actor[Pick | Snapshot | ByHand | actors.Down | actors.Restar
             match message.order:
                 case ProviderRecheck():
                     await self._revive(name)
-                case ProviderSwitch(enabled=enabled) if name in self._board.given_up:
-                    self._switch(name, enabled=enabled)
+                case ProviderSwitch(enabled=enabled):
+                    self._board.switch(name, enabled=enabled)
+                    if name in self._board.given_up:
+                        self._switch(name, enabled=enabled)
                 case _:
                     pass
         return tuple(self._refs[name] for name in names if name in self._refs)

@@ -23,7 +23,7 @@ from cortex.errors import ConfigError
 from cortex.hints import adapted, misfits, reason
 from cortex.json_schema import NAMING, VALUES, examined, misfit
 from cortex.messages import OutputSchema
-from cortex.wire.values import MAX_PARSED, TooMuch, clean, loads
+from cortex.wire.values import MAX_PARSED, TooMuch, as_dict, clean, loads
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -36,6 +36,9 @@ MAX_ANSWER: Final = MAX_PARSED // 2
 and each fault that pydantic finds takes 300 bytes more."""
 MAX_FAULTS: Final = 2_000
 """Faults of an answer that are told one by one: pydantic makes a dict of each, 4 KB, before the first can be read."""
+
+_UNNUMBERED: Final = re.compile(r"NaN|Infinity|\d[eE]\+?\d{3}|\d{309}")
+"""Where NaN or an infinity may be, which are no JSON, and within any bounds: nothing is greater than NaN."""
 
 _FENCE: Final = "```"
 _WRAPPED: Final = "value"
@@ -68,6 +71,8 @@ def parse_output(output_type: Any, text: str) -> Parsed:
     text = _unfenced(clean(text))
     try:
         value = loads(text, MAX_ANSWER)
+        if _UNNUMBERED.search(text):
+            _check_numbers(value)
     except ValueError as error:
         words = "more than can be read" if isinstance(error, TooMuch) else "not valid JSON"
         return Parsed(fault=bounded(f"{words}: {error}"))
@@ -79,6 +84,13 @@ def parse_output(output_type: Any, text: str) -> Parsed:
     known = _known(output_type)
     inner = _unwrapped(value, known.schema)
     return validated(known.adapter.validate_json, text if inner is value else written(inner))
+
+
+def _check_numbers(value: object) -> None:
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise ValueError("NaN and infinities are none of its numbers") from None
 
 
 def _unfenced(text: str) -> str:
@@ -122,10 +134,11 @@ def _known(output_type: Any) -> _Known:
         hash(output_type)
     except TypeError:
         return _learn(output_type)
-    return _learn_once(output_type)
+    return _learn_once(output_type, repr(output_type))
 
 
-def _learn(output_type: Any) -> _Known:
+def _learn(output_type: Any, _order: str = "") -> _Known:
+    """`_order`: A | B and B | A are equal, and not the same: of two that fit, the first is meant."""
     from pydantic import TypeAdapter
 
     try:
@@ -198,13 +211,13 @@ def _rooted(schema: dict[str, Any]) -> dict[str, Any]:
     if _has_object_root(schema):
         return {"type": "object", **schema}
     home = _WRAPPED
-    while home in schema.get("$defs", {}):
+    while home in as_dict(schema.get("$defs")):
         home += "_"
     moved: dict[str, Any] = _changed(schema, functools.partial(_moved, f"#/$defs/{home}"))
     inner = {key: value for key, value in moved.items() if key not in _OF_ROOT}
     of_root = {key: value for key, value in moved.items() if key in _OF_ROOT}
     if moved != schema:  # vendors follow a reference to a definition, not to a property
-        of_root["$defs"] = {**of_root.get("$defs", {}), home: inner}
+        of_root["$defs"] = {**as_dict(of_root.get("$defs")), home: inner}
         inner = {"$ref": f"#/$defs/{home}"}
     root = {"type": "object", "properties": {_WRAPPED: inner}, "required": [_WRAPPED], "additionalProperties": False}
     return {**root, **of_root}

@@ -29,6 +29,7 @@ from cortex import prices
 from cortex.attempts import Link
 from cortex.board import Board
 from cortex.config import ProviderConfig, Settings
+from cortex.errors import EngineFailed
 from cortex.events import EventHub, FailedOver, wall_clock
 from cortex.gate import Gate
 from cortex.host import TOOL_THREADS
@@ -72,7 +73,12 @@ class Tree:
 
     def spawn(self, fn: Callable[[], Awaitable[None]]) -> None:
         """Run `fn` as a task of this tree, in the present contextvars context."""
-        self._porters[0].ctx.spawn(fn)
+        try:
+            self._porters[0].ctx.spawn(fn)
+        except RuntimeError as error:  # it has crashed, and is not up again yet
+            raise EngineFailed(
+                f"a fault of cortex itself: its porter has crashed and is started anew: {error}"
+            ) from error
 
     def abandoned(self, tool: str) -> None:
         """A sync tool outlived its timeout: its thread goes on, nobody waits for it."""

@@ -403,6 +403,8 @@ def _options(field: str, kind: str, given: Mapping[str, Any]) -> Mapping[str, An
             if name == "thinking_budget"
             else checks.text(f"{field}.{name}", value)
         )
+        if not (str(value).isascii() and str(value).isprintable()):
+            raise ConfigError(f"{field}.{name}: holds a character that neither a header nor an address may have")
     if "location" in options and "project" not in options:
         raise ConfigError(f"{field}.project: is missing; `location` needs it: both name where a model of Vertex lives")
     for name in ("project", "location"):  # they become part of an address, or of a header

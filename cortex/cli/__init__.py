@@ -8,6 +8,7 @@ typed or configured cannot work, 130 interrupted, 141 the reader of a pipe went 
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -29,14 +30,30 @@ logger = logging.getLogger("cortex")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code. `argv` None: the process's own. SystemExit for `--help` and bad usage."""
-    options = _parser().parse_args(argv)
-    with _log(options.verbose):
-        try:
-            code: int = getattr(import_module(f"cortex.cli.{options.room}"), options.command)(options)
-            sys.stdout.flush()
-        except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:
-            return _ended(error)
+    try:
+        _stand_in_for_closed_streams()
+        options = _parser().parse_args(argv)
+        with _log(options.verbose):
+            return _run(options)
+    except KeyboardInterrupt as error:
+        return _ended(error)
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        code: int = getattr(import_module(f"cortex.cli.{options.room}"), options.command)(options)
+        sys.stdout.flush()
+    except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:
+        return _ended(error)
     return code
+
+
+def _stand_in_for_closed_streams() -> None:
+    """A stream that was closed by whoever started us is None in Python: nothing comes from it, and what goes there is
+    lost, as it was meant to be."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for the life of the process
 
 
 @contextmanager
@@ -133,6 +150,10 @@ def _explained(error: BaseException) -> int:
     if isinstance(error, CortexError):
         _say(str(error))
         return UNUSABLE if isinstance(error, ConfigError) else FAILED
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        _let_go_of_stdout()
+        _say(f"the output could not be written: {error}")
+        return FAILED
     logger.error("a fault of cortex itself", exc_info=error)
     _say(f"a fault of cortex itself: {type(error).__name__}: {error} (--verbose shows where)")
     return FAILED

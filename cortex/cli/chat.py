@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -27,6 +28,7 @@ def chat(options: argparse.Namespace) -> int:
     if sys.stdin.isatty():
         _edit_lines()
     with engine_for(options) as engine:
+        engine.explain(model=options.model)  # an unknown one cannot work for any message
         talk = Talk(engine, options.model, Screen(sys.stdout), Screen(sys.stderr), Screen(sys.stdin).is_terminal)
         talk.greet()
         return talk.run()
@@ -96,19 +98,21 @@ class Talk:
     # ---- an answer
 
     def _answer(self, message: str) -> None:
+        end_line = self.err.line
         try:
             with self.session.run_stream_sync(message, system=self.system, model=self.model) as stream:
                 for chunk in stream:
+                    end_line = partial(self.out.text, "\n")  # what comes next is no part of it
                     show_chunk(chunk, self.out)
-                self.out.text("\n")
+                end_line()
                 report(stream.response, self.err)
         except KeyboardInterrupt:
             self.failed = True
-            self.err.line()
+            end_line()
             self.err.line("interrupted", style="yellow")
         except CortexError as error:
             self.failed = True
-            self.err.line()
+            end_line()
             self.err.message(f"cortex: {error}")
 
     # ---- commands

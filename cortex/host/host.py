@@ -74,6 +74,11 @@ class Host(Generic[H]):
             self._place = None
             raise
 
+    def enter_sync(self) -> None:
+        """`with engine`, in a plain thread."""
+        if (loop := running_loop()) is not None:
+            raise ConfigError(f"the end of this block would block the running {loop} loop: write `async with`")
+
     async def exit(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeAlias, TypeVar
 
 import trio
 
-from cortex.ends import contained
+from cortex.ends import contained, is_odd
 from cortex.errors import CortexError, EngineClosed
 from cortex.host.parking import Parker
 
@@ -114,6 +114,10 @@ class TrioJob(Job[T]):
                     self._error = None
                 except Exception as error:
                     self._error = error
+                except BaseException as raised:
+                    if not is_odd(raised):
+                        raise
+                    self._error = contained(raised)
         finally:
             self._finish()
 

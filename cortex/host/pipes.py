@@ -6,6 +6,7 @@ once a batch: only when it sleeps, and then it takes all there is.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 
 import trio
 
-from cortex.errors import ConfigError
+from cortex.errors import ConfigError, EngineClosed
 from cortex.host.jobs import Job
 from cortex.host.parking import Parker, ThreadParker, parker
 from cortex.results import Chunk
@@ -60,8 +61,8 @@ class Feed:
         waiter: Parker | ThreadParker,
         grace: float,
     ) -> None:
+        self._job, self._pid = job, os.getpid()
         self._pipe = pipe
-        self._job = job
         self._post = post
         self._waiter = waiter
         self._grace = grace
@@ -93,6 +94,7 @@ class Feed:
         assert not isinstance(self._waiter, ThreadParker)
         if not self._waiter.here():
             raise ConfigError("a stream is read in the loop that began to read it; this is another one")
+        self._check_process()
         with self._one_reader():
             while (chunk := self._next()) is None and not self._at_end():
                 if not self._pipe.chunks:
@@ -102,11 +104,20 @@ class Feed:
     def take_sync(self) -> Chunk | None:
         """For plain threads."""
         assert isinstance(self._waiter, ThreadParker)
+        self._check_process()
         with self._one_reader():
             while (chunk := self._next()) is None and not self._at_end():
                 if not self._pipe.chunks:
                     self._waiter.park()
         return chunk
+
+    def _check_process(self) -> None:
+        if self._is_left():
+            raise EngineClosed("this stream was begun before the process forked: it goes on in the parent alone")
+
+    def _is_left(self) -> bool:
+        """Whether it is the parent's: here is nobody who would send."""
+        return self._pid != os.getpid()
 
     @contextmanager
     def _one_reader(self) -> Iterator[None]:
@@ -120,7 +131,7 @@ class Feed:
 
     def drop(self) -> None:
         """From anywhere, also the garbage collector: cancel the work, wait for nothing."""
-        if not self._job.done:
+        if not (self._job.done or self._is_left()):
             self._post(self._job.cancel)
 
     __del__ = drop
@@ -129,13 +140,13 @@ class Feed:
         """From any loop: cancel the work and wait for its end, at most the grace. A reader finds the stream ended."""
         waiter = parker()
         self._close(waiter.wake)
-        await waiter.linger(lambda: self._job.done, self._grace)
+        await waiter.linger(lambda: self._job.done or self._is_left(), self._grace)
 
     def close_sync(self) -> None:
         """The same from a plain thread."""
         waiter = ThreadParker()
         self._close(waiter.wake)
-        waiter.linger(lambda: self._job.done, self._grace)
+        waiter.linger(lambda: self._job.done or self._is_left(), self._grace)
 
     def _close(self, wake: Callable[[], None]) -> None:
         self._closed = True

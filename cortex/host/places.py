@@ -11,8 +11,8 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -26,6 +26,24 @@ logger = logging.getLogger("cortex")
 
 AT_EXIT_SECONDS = 5.0
 """How long the interpreter's exit waits for the runtime thread."""
+
+
+STACK_BYTES = 1024 * 1024
+"""What the runtime thread needs at least: a program that gives its threads less would be ended by a deep answer."""
+
+
+@contextmanager
+def _stack_of(least: int) -> Iterator[None]:
+    """Threads that start meanwhile have as large a stack; 0 is the system's own size, which is larger."""
+    size = threading.stack_size()
+    if size == 0 or size >= least:
+        yield
+        return
+    threading.stack_size(least)
+    try:
+        yield
+    finally:
+        threading.stack_size(size)
 
 
 class Home(Protocol):
@@ -238,7 +256,8 @@ class Runtime:
 
     def _start(self) -> None:
         try:
-            self._thread.start()
+            with _stack_of(STACK_BYTES):
+                self._thread.start()
         except RuntimeError as error:
             raise EngineFailed(f"no thread can be started, and cortex needs one: {error}") from error
         except BaseException:  # it may have begun, and nobody will come to live there

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import socket
@@ -513,6 +514,40 @@ def test_a_failure_ends_one_answer_and_not_the_conversation(say: Run, providers:
     assert "no such thing" in err
     assert out == "Hello from openai.\n"
     assert [len(seen.body["messages"]) for seen in providers["openai"].requests] == [1, 1]
+
+
+def test_what_was_cut_off_has_a_line_of_its_own(say: Run, providers: FaultWall) -> None:
+    for name in ("openai", "gemini"):
+        providers[name].always(
+            lambda seen: Cut(after=3, reply=Reply("one two three four")) if seen.text.strip() == "a" else Reply("whole")
+        )
+    code, out, _ = say("a", "b")
+    assert (code, out) == (1, "one two three\nwhole\n")
+
+
+def test_a_model_that_nobody_has_is_told_before_the_first_word(say: Run, providers: FaultWall) -> None:
+    code, out, err = say("hello", argv=("--model", "no-such-model"))
+    assert (code, out) == (2, "")
+    assert "no-such-model" in err
+    assert not providers["openai"].requests
+
+
+def test_streams_that_are_closed_lose_what_goes_there(
+    say: Run, providers: FaultWall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for closed, argv in (("stderr", ("ask", "hi")), ("stdin", ("chat",)), ("stdout", ("ask", "hi"))):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, closed, None)
+            assert main(argv) == 0
+            getattr(sys, closed).close()
+
+
+def test_a_disk_that_is_full_is_no_fault_of_ours(run: Run, providers: FaultWall) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Screen, "text", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+        code, _, err = run("ask", "hi")
+    assert code == 1
+    assert err.endswith("cortex: the output could not be written: [Errno 28] No space left\n")
 
 
 def test_the_commands_of_a_conversation(say: Run, providers: FaultWall) -> None:

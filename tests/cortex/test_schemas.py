@@ -425,3 +425,18 @@ def test_a_table_of_a_few_thousand_rows_comes_through() -> None:
 def test_as_many_faults_as_a_model_can_mend_are_told() -> None:
     assert parse_output(list[int], json.dumps(["a"] * 2_000)).fault.startswith("0: Input should be a valid integer")
     assert parse_output(list[int], json.dumps(["a"] * 2_001)).fault == "it does not fit in 2001 places"
+
+
+def test_of_two_types_that_fit_the_first_is_meant_whatever_was_asked_before() -> None:
+    @dataclasses.dataclass
+    class One:
+        x: int
+
+    @dataclasses.dataclass
+    class Two:
+        x: int
+
+    assert parse_output(One | Two, '{"x": 1}').value == One(1)
+    assert parse_output(Two | One, '{"x": 1}').value == Two(1)
+    assert parse_output(list[Two | One], '[{"x": 1}]').value == [Two(1)]
+    assert parse_output(list[One | Two], '[{"x": 1}]').value == [One(1)]

@@ -374,6 +374,8 @@ def test_all_fields_together() -> None:
         ("zone", 5, "not int"),
         ("enabled", "yes", "must be True or False, not str"),
         ("organization", 5, "not int"),
+        ("organization", "\xe9", "neither a header nor an address"),
+        ("organization", "a\nb", "neither a header nor an address"),
         ("api", "completions", "must be one of chat, responses"),
         ("api", 5, "must be one of chat, responses, not int"),
     ],

@@ -145,6 +145,31 @@ SCRIPTS = {
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert session.run_sync("hi").content == "fine"
         assert len(session.history) == 6
+        stream = session.run_stream_sync("slowly")
+        next(stream)
+        child = os.fork()
+        if child == 0:
+            try:
+                next(stream)
+            except cortex.EngineClosed as error:
+                assert "before the process forked" in str(error)
+            began = time.monotonic()
+            stream.close()
+            assert time.monotonic() - began < 1
+            sys.exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        next(stream)
+        stream.close()
+        asyncio.run(engine.set_enabled("openai", False))
+        child = os.fork()
+        if child == 0:
+            try:
+                session.run_sync("hi", timeout=5)
+            except cortex.CortexError:
+                sys.exit(0)
+            sys.exit("it is switched on again")
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        asyncio.run(engine.set_enabled("openai", True))
         child = os.fork()
         if child == 0:
             engine.close()  # nothing of the parent's is closed, and nothing waited for

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
@@ -469,6 +470,54 @@ def test_a_signal_in_the_middle_of_a_wait_leaves_nothing_locked(
     thread.start()
     thread.join(5)
     assert answers == ["Hello from openai."]
+
+
+class Odd(BaseException):
+    """Neither an error nor the end of a program."""
+
+
+@attrs.define
+class Strange:
+    n: int
+
+    def __attrs_post_init__(self) -> None:
+        raise Odd("strange")
+
+
+def test_an_exception_of_no_known_kind_ends_its_call_alone(new_engine: NewEngine, openai: FaultProvider) -> None:
+    engine = new_engine()
+    openai.always(lambda seen: Delay(0.3, Reply("slow")) if seen.text == "slow" else Reply('{"n": 1}'))
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(engine.complete_sync, "slow")
+        openai.wait_for(1)
+        with pytest.raises(cortex.CortexError, match="strange") as caught:
+            engine.complete_sync("hi", output_type=Strange)
+        assert isinstance(caught.value.__cause__, Odd)
+        assert other.result().content == "slow"
+    assert engine.complete_sync("hi").content == '{"n": 1}'
+
+
+def test_the_runtime_thread_has_a_stack_whatever_threads_have(new_engine: NewEngine, openai: FaultProvider) -> None:
+    sizes: list[int] = []
+    start = threading.Thread.start
+    threading.stack_size(128 * 1024)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(threading.Thread, "start", lambda one: sizes.append(threading.stack_size()) or start(one))
+            assert new_engine().complete_sync("hi").content == "Hello from openai."
+        assert threading.stack_size() == 128 * 1024
+    finally:
+        threading.stack_size(0)
+    assert sizes[0] >= 1024 * 1024
+
+
+@pytest.mark.parametrize("run", [asyncio.run, trio.run])
+def test_a_plain_with_is_refused_in_a_loop(run: Any, new_engine: NewEngine) -> None:
+    async def main() -> None:
+        with pytest.raises(cortex.ConfigError, match="write `async with`"), new_engine():
+            raise AssertionError("it was entered")
+
+    run(main) if run is trio.run else run(main())
 
 
 # --------------------------------------------------------------------------------------------------------- references
