@@ -351,6 +351,7 @@ class Incarnation:
             reply.owner = self
             self.open[reply] = None
 
+    @trio.lowlevel.enable_ki_protection
     async def _task(self, async_fn: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> None:
         try:
             await async_fn(*args)
@@ -363,6 +364,7 @@ class Incarnation:
         assert self._nursery is not None
         self._nursery.start_soon(self._serve, reply, async_fn, args, name=name)
 
+    @trio.lowlevel.enable_ki_protection
     async def _serve(self, reply: Reply[Any], async_fn: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> None:
         try:
             with reply.scope():

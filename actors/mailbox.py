@@ -195,6 +195,7 @@ class Deadlines:
             self._heap = [entry for entry in self._heap if not entry[2].settled]
             heapq.heapify(self._heap)
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         while True:
             due = self._heap[0][0] if self._heap else math.inf

@@ -82,6 +82,7 @@ class ActorRef(Ref, Generic[M_contra]):
         self._cell.refused(message)
         return False
 
+    @trio.lowlevel.enable_ki_protection
     async def send(self, message: M_contra) -> None:
         """Queue `message`, waiting for room. ActorDied if the actor stops before there is any.
 
@@ -109,6 +110,7 @@ class ActorRef(Ref, Generic[M_contra]):
         """
         self._cell.publish(key, value)
 
+    @trio.lowlevel.enable_ki_protection
     async def ask(
         self, message: Ask[R], *, timeout: float | None = None, deadline: float | None = None, join: float = 0.0
     ) -> R:
@@ -134,7 +136,7 @@ class ActorRef(Ref, Generic[M_contra]):
             cell.system.deadlines.add(reply)
         try:
             await wait_task_rescheduled(reply.leave)
-        except trio.Cancelled:
+        except (trio.Cancelled, KeyboardInterrupt):
             await reply.join(join)
             raise
         if reply.error is not None:

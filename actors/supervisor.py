@@ -37,12 +37,13 @@ class Supervisor(Node):
 
     # what refs call
 
+    @trio.lowlevel.enable_ki_protection
     async def start_child(self, spec: Spec[Any] | SupervisorSpec) -> ActorRef[Any] | SupervisorRef:
         node = self._add(spec)
         try:
             while node.exit is None and not node.ran:
                 await node.wait_move()
-        except trio.Cancelled:
+        except (trio.Cancelled, KeyboardInterrupt):
             self.feed(restart.Stop(node.uid))
             raise
         if not node.ran:
@@ -69,11 +70,13 @@ class Supervisor(Node):
         self.feed(add)
         return node
 
+    @trio.lowlevel.enable_ki_protection
     async def stop_child(self, ref: Ref) -> Exit:
         node = self._child(ref)
         self.feed(restart.Stop(node.uid))
         return await node.wait_stopped()
 
+    @trio.lowlevel.enable_ki_protection
     async def restart_child(self, ref: Ref) -> bool:
         node = self._child(ref)
         wanted = node.generation + (node.phase is not Phase.STARTING)
@@ -191,6 +194,7 @@ class Supervisor(Node):
                 self._parked.pop(node.uid, None)
                 node.settle(exit)
 
+    @trio.lowlevel.enable_ki_protection
     async def _live(self, node: Node, generation: int) -> None:
         ordered_before_it_began = node.phase is Phase.STOPPING
         exit = Shutdown() if ordered_before_it_began else await node.begin(generation)

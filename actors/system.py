@@ -33,6 +33,9 @@ log = logging.getLogger("actors")
 class System:
     """A tree of actors: `async with System() as system`. Usable in any trio task, once.
 
+    Ctrl-C is for the body of the block: where trio raises KeyboardInterrupt between any two lines of a program, it does
+    not in those of the tree, whose handlers and tasks run protected (`trio.lowlevel.enable_ki_protection`).
+
     `seed`: of the generator behind jitter and `ctx.rng`. `grace`: seconds the ordered shutdown may take before
     everything is cancelled (0: at once). `cleanup_grace`: seconds that cancelled actors then have to close their
     resources. `ask_timeout`: default of `ask`, seconds.
@@ -96,6 +99,7 @@ class System:
     def tree(self) -> Tree:
         return self._root.snapshot()
 
+    @trio.lowlevel.enable_ki_protection
     async def stop(self) -> None:
         """Stop everything in order: depth first, in reverse order of start. Within `grace`, then by force."""
         if not self._stopping:
@@ -109,6 +113,7 @@ class System:
 
     # the life of the system
 
+    @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> System:
         if self._up.is_set():
             raise RuntimeError("a System can be entered once")
@@ -116,10 +121,11 @@ class System:
         self._stack.push_async_exit(self._body_left)
         self._body = self._stack.enter_context(trio.CancelScope())
         nursery.start_soon(self._run, name=self.name)
-        with trio.CancelScope(shield=True):
-            await self._up.wait()
+        while not self._up.is_set():  # a moment; left in the middle of it, the tree would have nobody to end it
+            await trio.lowlevel.cancel_shielded_checkpoint()
         return self
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
@@ -132,13 +138,22 @@ class System:
         if left is not error and left is not None:
             raise left  # what remains of a group once our own cancellation is taken out
 
+    @trio.lowlevel.enable_ki_protection
     async def _body_left(self, _: Any, error: BaseException | None, __: Any) -> bool:
-        """Shut down; keep what the body raised away from the nursery, which would wrap it."""
+        """Shut down; keep what the body raised away from the nursery, which would wrap it. Whoever presses Ctrl-C twice
+        meanwhile does not want to wait for the grace."""
         self._left = error
         with trio.CancelScope(shield=True):
-            await self.stop()
+            while not self._ended.is_set():
+                try:
+                    await self.stop()
+                except KeyboardInterrupt as pressed:
+                    if self._left is not error:
+                        self._root.kill()
+                    self._left = pressed
         return True
 
+    @trio.lowlevel.enable_ki_protection
     async def _run(self) -> None:
         try:
             with trio.CancelScope(shield=True):
@@ -157,6 +172,7 @@ class System:
             if isinstance(self._verdict, GaveUp | Crashed):
                 self._body.cancel("the root supervisor gave up")
 
+    @trio.lowlevel.enable_ki_protection
     async def _enforce(self) -> None:
         """Kill what is left, and wait for it: honestly, since a task that shields cannot be ended from outside.
 

@@ -200,7 +200,7 @@ class _Course:
         )
         try:
             served = await picked.ref.ask(call, join=JOIN_SECONDS)
-        except trio.Cancelled:
+        except (trio.Cancelled, KeyboardInterrupt):
             self._note(picked.lane, _left(trio.current_time() - began), began - wanted)
             raise
         except actors.Unavailable as error:

@@ -382,10 +382,12 @@ class Engine:
         """`aclose` for plain threads."""
         self.host.close_sync()
 
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C comes before the block or in it, not between
     async def __aenter__(self) -> Self:
         await self.host.enter()
         return self
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

@@ -79,6 +79,7 @@ class _Delegation:
             return ToolResult(call.id, call.name, f"at most {MAX_TASKS} tasks at once", is_error=True)
         results: list[TurnResult | actors.ActorError | None] = [None for _ in tasks]
 
+        @trio.lowlevel.enable_ki_protection
         async def work(index: int, task: str) -> None:
             results[index] = await self._one(task)
 

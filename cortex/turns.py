@@ -87,6 +87,7 @@ class _Play:
         jobs = [self._ready(call) for call in calls]
         slots = [job if isinstance(job, ToolResult) else None for job in jobs]
 
+        @trio.lowlevel.enable_ki_protection
         async def run_one(index: int, job: Callable[[], Awaitable[ToolResult]], until: float) -> None:
             with trio.move_on_at(until):
                 await trio.lowlevel.checkpoint_if_cancelled()  # too late to begin

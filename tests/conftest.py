@@ -9,12 +9,16 @@ import inspect
 import os
 import re
 import signal
+import sys
 import textwrap
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
+import trio
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
@@ -98,3 +102,49 @@ def vendors_wall(fault_wall: FaultWall, monkeypatch: pytest.MonkeyPatch) -> Faul
     for variable, url in fault_wall.env().items():
         monkeypatch.setenv(variable, url)
     return fault_wall
+
+
+# ------------------------------------------------------------------------------------------------ Ctrl-C at any moment
+
+
+@attrs.define
+class AtLine:
+    """Presses Ctrl-C when the `n`-th line of `packages` is about to run in the main thread."""
+
+    n: int
+    folders: tuple[str, ...]
+    lines: int = 0
+
+    def __call__(self, frame: FrameType, event: str, _: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(self.folders):
+            return None
+        if event == "line":
+            self.lines += 1
+            if self.lines == self.n:
+                signal.raise_signal(signal.SIGINT)
+        return self
+
+    def run(self, main: Callable[[], Awaitable[None]]) -> bool:
+        """Whether it ended before that line."""
+
+        def hangs(*_: Any) -> None:
+            raise AssertionError(f"it hangs after Ctrl-C at line {self.n}")
+
+        before = signal.signal(signal.SIGALRM, hangs)
+        signal.setitimer(signal.ITIMER_REAL, 10)
+        sys.settrace(self)
+        try:
+            trio.run(main)
+        except KeyboardInterrupt:
+            return False
+        finally:
+            sys.settrace(None)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        return self.lines < self.n
+
+
+@pytest.fixture(scope="session", name="AtLine")
+def _at_line() -> Callable[..., AtLine]:
+    """`AtLine(n, *packages).run(main)`: `trio.run` with one Ctrl-C; whether it ended before."""
+    return lambda n, *packages: AtLine(n, tuple(str(Path(one.__file__).parent) for one in packages))

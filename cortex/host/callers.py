@@ -44,8 +44,14 @@ class TrioCaller:
 
     async def run(self, fn: Callable[..., Any], kwargs: Mapping[str, Any], *, is_async: bool) -> Any:
         if is_async:
-            return await fn(**kwargs)
+            return await _interruptible(fn, kwargs)
         return await run_in_thread(fn, kwargs, self.limiter)
+
+
+@trio.lowlevel.disable_ki_protection
+async def _interruptible(fn: Callable[..., Any], kwargs: Mapping[str, Any]) -> Any:
+    """Ctrl-C ends it between any two lines, as it would in a task of the user's own; our actors are protected."""
+    return await fn(**kwargs)
 
 
 @attrs.frozen

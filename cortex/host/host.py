@@ -49,6 +49,7 @@ class Host(Generic[H]):
         finalizer = weakref.finalize(engine, self._dropped)
         finalizer.atexit = False  # the interpreter's exit has a hook of its own, for all engines in order
 
+    @trio.lowlevel.enable_ki_protection  # what a finalizer raises is lost
     def _dropped(self) -> None:
         """From the garbage collector, in any thread: post, never wait, never lock."""
         self._closed = True
@@ -57,6 +58,7 @@ class Host(Generic[H]):
             post(lodging.token, lodging.leave)
         self._tell_closed()
 
+    @trio.lowlevel.enable_ki_protection
     async def enter(self) -> None:
         """`async with engine`: under trio the tree grows in the caller's own run, elsewhere at the first call."""
         self._check_open()
@@ -79,6 +81,7 @@ class Host(Generic[H]):
         if (loop := running_loop()) is not None:
             raise ConfigError(f"the end of this block would block the running {loop} loop: write `async with`")
 
+    @trio.lowlevel.enable_ki_protection
     async def exit(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -90,6 +93,7 @@ class Host(Generic[H]):
             await self._depart(drain=error is None)
         self._tell_closed()
 
+    @trio.lowlevel.enable_ki_protection
     async def close(self) -> None:
         """`aclose()`: drain, stop the tree, wait until it is gone."""
         if isinstance(self._place, Entered):
@@ -143,18 +147,20 @@ class Host(Generic[H]):
 
     # ---- calling
 
+    @trio.lowlevel.enable_ki_protection
     async def call(self, work: Work[H, T]) -> T:
-        """Run `work(home)(caller)` where the engine lives; for async callers of any loop."""
+        """Run `work(home)(caller)` where the engine lives; for async callers of any loop.
+
+        Protected: Ctrl-C in a task of trio's comes when it waits, never between the sending of a job and the waiting
+        for it, which would leave the job to nobody.
+        """
         self._check_open()
         place = self._place
         if isinstance(place, Entered) and place.home is not None and in_run(place.token):
             return await work(place.home)(TrioCaller(place.home.tool_threads))
         return await self._call_elsewhere(work)
 
-    @trio.lowlevel.enable_ki_protection
     async def _call_elsewhere(self, work: Work[H, T]) -> T:
-        """Protected: Ctrl-C in a task of trio's comes when it waits, never between the sending of a job and the waiting
-        for it, which would leave the job to nobody."""
         waiter = parker()
         job: TrioJob[T] = TrioJob(waiter.wake)
         post_more = self._send(job, _from(self._caller_of(), work))

@@ -129,6 +129,7 @@ class Feed:
         finally:
             self._reading = False
 
+    @trio.lowlevel.enable_ki_protection  # what a finalizer raises is lost
     def drop(self) -> None:
         """From anywhere, also the garbage collector: cancel the work, wait for nothing."""
         if not (self._job.done or self._is_left()):

@@ -281,6 +281,7 @@ class _Upload:
         refused = self.reply is not None and self.reply.status_code >= 400
         return refused or isinstance(self.failed, httpx.WriteTimeout)
 
+    @trio.lowlevel.enable_ki_protection
     async def _send(self, both: trio.CancelScope) -> None:
         try:
             await self._speak()
@@ -318,6 +319,7 @@ class _Upload:
         if data := self.connection.pack(h11.Data(data=piece)):
             await self.connection.send(data, self.timeouts.write)
 
+    @trio.lowlevel.enable_ki_protection
     async def _listen(self, both: trio.CancelScope) -> None:
         try:
             self.reply = await self._hear()

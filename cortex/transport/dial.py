@@ -121,6 +121,7 @@ class _Race:
             raise OSError("; ".join(map(str, self.errors))) from self.errors[-1]
         return self.winner
 
+    @trio.lowlevel.enable_ki_protection
     async def _try(self, address: Address, failed: trio.Event, others: trio.CancelScope) -> None:
         try:
             sock = await _connect(address)

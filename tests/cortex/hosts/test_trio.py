@@ -14,6 +14,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 
+import actors
 import cortex
 from cortex.testing import FaultWall, Hang, Reply, ToolCalls
 from cortex.testing.provider import FaultProvider
@@ -355,3 +356,24 @@ async def test_a_call_that_comes_while_the_block_is_being_entered_is_served(new_
         assert engine.host._place.home is None
         assert (await engine.complete("hi")).content == "Hello from openai."
         leave.set()
+
+
+# Python itself passes over what is raised in the callback of a weak reference, Ctrl-C too.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("step", [397, pytest.param(1, marks=pytest.mark.slow)])
+def test_ctrl_c_at_any_line_ends_the_block(step: int, AtLine: Any) -> None:
+    """Of entering, of a call, and of leaving."""
+    wall = FaultWall()
+    wall.add("openai")
+
+    async def main() -> None:
+        providers = {"openai": {"api_key": "k", "base_url": wall["openai"].base_url}}
+        async with cortex.Engine(providers, worker_model="gpt-4o", transport=wall.transport()) as engine:
+            await engine.complete("hi")
+            await trio.lowlevel.checkpoint()
+
+    for n in range(1, 100_000, step):
+        if AtLine(n, cortex, actors).run(main):
+            assert n > 2000
+            return
+    raise AssertionError("it never ended")
