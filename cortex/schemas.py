@@ -40,6 +40,9 @@ MAX_FAULTS: Final = 2_000
 _UNNUMBERED: Final = re.compile(r"NaN|Infinity|\d[eE]\+?\d{3}|\d{309}")
 """Where NaN or an infinity may be, which are no JSON, and within any bounds: nothing is greater than NaN."""
 
+_HALVES: Final = re.compile(r"\\u[dD][89a-fA-F]")
+"""Where half an emoji may be, written as one: neither pydantic nor whoever sends the value on can take it."""
+
 _FENCE: Final = "```"
 _WRAPPED: Final = "value"
 
@@ -73,6 +76,9 @@ def parse_output(output_type: Any, text: str) -> Parsed:
         value = loads(text, MAX_ANSWER)
         if _UNNUMBERED.search(text):
             _check_numbers(value)
+        if _HALVES.search(text):
+            text = written(value)
+            value = json.loads(text)
     except ValueError as error:
         words = "more than can be read" if isinstance(error, TooMuch) else "not valid JSON"
         return Parsed(fault=bounded(f"{words}: {error}"))
@@ -83,7 +89,11 @@ def parse_output(output_type: Any, text: str) -> Parsed:
         return Parsed(fault=bounded(fault)) if fault else Parsed(value)
     known = _known(output_type)
     inner = _unwrapped(value, known.schema)
-    return validated(known.adapter.validate_json, text if inner is value else written(inner))
+    if inner is not value:
+        unwrapped = validated(known.adapter.validate_json, written(inner))
+        bare = validated(known.adapter.validate_json, text) if unwrapped.fault else unwrapped
+        return unwrapped if bare.fault else bare  # it may only look as if it were wrapped
+    return validated(known.adapter.validate_json, text)
 
 
 def _check_numbers(value: object) -> None:

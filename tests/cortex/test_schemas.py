@@ -440,3 +440,27 @@ def test_of_two_types_that_fit_the_first_is_meant_whatever_was_asked_before() ->
     assert parse_output(Two | One, '{"x": 1}').value == Two(1)
     assert parse_output(list[Two | One], '[{"x": 1}]').value == [Two(1)]
     assert parse_output(list[One | Two], '[{"x": 1}]').value == [One(1)]
+
+
+@dataclasses.dataclass
+class Said:
+    text: str
+
+
+@dataclasses.dataclass
+class Boxed:
+    value: int
+
+
+@pytest.mark.parametrize("output_type", [Said, dict[str, str], {"type": "object", "required": ["text"]}])
+def test_half_an_emoji_is_mended_wherever_it_stands(output_type: Any) -> None:
+    value = parse_output(output_type, '{"text": "a \\ud83d b \\ud83d\\ude00"}').value
+    assert (value.text if isinstance(value, Said) else value["text"]) == "a \ufffd b \U0001f600"
+
+
+@pytest.mark.parametrize(("output_type", "boxed"), [(Boxed | None, Boxed(3)), (dict[str, int] | None, {"value": 3})])
+def test_what_was_given_bare_may_look_wrapped(output_type: Any, boxed: Any) -> None:
+    for text in ('{"value": 3}', '{"value": {"value": 3}}'):
+        assert parse_output(output_type, text) == Parsed(boxed)
+    assert parse_output(output_type, '{"value": null}') == Parsed(None)
+    assert parse_output(output_type, '{"value": "a"}').fault
