@@ -129,7 +129,12 @@ class System:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._stack.__aexit__(kind, error, traceback)
+        try:
+            await self._stack.__aexit__(kind, error, traceback)
+        except BaseExceptionGroup as group:
+            if (pressed := _ctrl_c_in(group)) is None:
+                raise
+            raise pressed from None  # an actor's own code was interrupted: it comes as it would from the body
         left, self._left = self._left, None
         if isinstance(self._verdict, GaveUp | Crashed):
             if left is None:
@@ -188,3 +193,12 @@ class System:
                 node.emit(events.Stuck)
                 log.warning("%s is stuck: cancelled, and it does not end", node.path)
             await trio.sleep(1)
+
+
+def _ctrl_c_in(group: BaseExceptionGroup[BaseException]) -> KeyboardInterrupt | None:
+    """The KeyboardInterrupt in a group, if nothing else is."""
+    inner: BaseException = group
+    while isinstance(inner, BaseExceptionGroup):
+        inner = inner.exceptions[0]
+    only = group.split(KeyboardInterrupt)[1] is None
+    return inner if only and isinstance(inner, KeyboardInterrupt) else None

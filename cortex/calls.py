@@ -103,6 +103,7 @@ def told(error: actors.ActorError) -> CortexError:
     return EngineFailed(f"a fault of cortex itself ended the call: {error}")
 
 
+@trio.lowlevel.disable_ki_protection  # a type's own checks are the user's code, and may compute for long
 def parse_answer(prepared: Prepared, answer: Answer) -> tuple[Any, str]:
     """The answer as the output type, and what is wrong with it ("" when nothing is)."""
     if answer.finish is Finish.LENGTH and answer.text.rstrip()[-1:].isdigit():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from typing import Any, TypeVar
 
 import attrs
 import trio
@@ -16,6 +17,8 @@ from cortex.ledger import Ledger, Numbering
 from cortex.messages import ToolCall, ToolResult
 from cortex.protocol import Caller
 from cortex.tools import Tool, identity, render, validate
+
+T = TypeVar("T")
 
 
 @attrs.frozen
@@ -35,7 +38,7 @@ class Desk:
         if tool is None:
             names = ", ".join(sorted(self.tools)) or "none"
             return _error(call, f"there is no tool {call.name!r}; the tools are: {names}")
-        arguments = validate(tool, call.arguments)
+        arguments = _as_the_users(validate, tool, call.arguments)
         return _error(call, arguments) if isinstance(arguments, str) else partial(self._run, tool, arguments, call)
 
     async def _run(self, tool: Tool, arguments: Mapping[str, object], call: ToolCall) -> ToolResult:
@@ -59,7 +62,7 @@ class Desk:
                 value = await self.caller.run(tool.fn, arguments, is_async=tool.is_async)
             except Exception as error:
                 return _error(call, checks.raised(error))
-            return ToolResult(call.id, call.name, render(value))
+            return ToolResult(call.id, call.name, _as_the_users(render, value))
         return None
 
     def _timed_out(self, tool: Tool, call: ToolCall) -> ToolResult:
@@ -70,6 +73,12 @@ class Desk:
     @staticmethod
     def _unknown(call: ToolCall) -> ToolResult:
         return _error(call, "this call was begun before and did not end; whether it had its effect is unknown")
+
+
+@trio.lowlevel.disable_ki_protection
+def _as_the_users(fn: Callable[..., T], *args: Any) -> T:
+    """`fn` calls what the types of the user's tools bring along: that may compute for long, and Ctrl-C ends it."""
+    return fn(*args)
 
 
 def _error(call: ToolCall, text: str) -> ToolResult:

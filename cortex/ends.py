@@ -22,13 +22,6 @@ def ends(raised: BaseException) -> bool:
     return not isinstance(raised, Exception | trio.Cancelled)
 
 
-def is_odd(raised: BaseException) -> bool:
-    """Whether it is of a kind that nobody knows: neither an error, nor a cancellation, nor what ends programs."""
-    if isinstance(raised, BaseExceptionGroup):
-        return all(is_odd(one) for one in raised.exceptions)
-    return not isinstance(raised, Exception | trio.Cancelled | KeyboardInterrupt | SystemExit | GeneratorExit)
-
-
 def contained(raised: BaseException) -> CortexError:
     """The same as an error."""
     error = CortexError(f"it raised {raised!r}")

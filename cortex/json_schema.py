@@ -212,6 +212,8 @@ def _steps(word: str, wanted: Any, value: Any) -> int:
     match word:
         case "enum":
             return 1 + len(wanted) // 10
+        case "properties" | "required" | "dependentRequired" | "dependentSchemas" | "dependencies":
+            return 1 + len(wanted) // 40
         case "pattern":
             return 1 + (len(value) // 500 if isinstance(value, str) else 0)
         case "items" | "additionalItems" | "additionalProperties":

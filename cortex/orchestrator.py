@@ -22,6 +22,10 @@ from cortex.turns import play
 MAX_TASKS = 16
 """Sub-tasks of one `delegate` call."""
 
+MARGIN = 1.0
+"""Seconds beyond what a sub-task may take after its deadline (a tool that lingers is waited for in the worker already):
+the account it then gives must not be cut off by the same clock."""
+
 DELEGATE = ToolSpec(
     name="delegate",
     description=(
@@ -83,7 +87,7 @@ class _Delegation:
         async def work(index: int, task: str) -> None:
             results[index] = await self._one(task)
 
-        with trio.move_on_at(self.template.deadline + self.grace):
+        with trio.move_on_at(self.template.deadline + 2 * self.grace + MARGIN):
             async with trio.open_nursery() as nursery:
                 for index, task in enumerate(tasks):
                     nursery.start_soon(work, index, task)

@@ -37,7 +37,7 @@ and each fault that pydantic finds takes 300 bytes more."""
 MAX_FAULTS: Final = 2_000
 """Faults of an answer that are told one by one: pydantic makes a dict of each, 4 KB, before the first can be read."""
 
-_UNNUMBERED: Final = re.compile(r"NaN|Infinity|\d[eE]\+?\d{3}|\d{309}")
+_UNNUMBERED: Final = re.compile(r"NaN|Infinity|\d[eE]\+?\d{3}|(?<!\d)\d{309}")
 """Where NaN or an infinity may be, which are no JSON, and within any bounds: nothing is greater than NaN."""
 
 _HALVES: Final = re.compile(r"\\u[dD][89a-fA-F]")

@@ -7,13 +7,14 @@ when the work has ended, however it ended, and finds its outcome here.
 from __future__ import annotations
 
 import contextvars
+import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeAlias, TypeVar
 
 import trio
 
-from cortex.ends import contained, is_odd
+from cortex.ends import contained, ends
 from cortex.errors import CortexError, EngineClosed
 from cortex.host.parking import Parker
 
@@ -115,11 +116,18 @@ class TrioJob(Job[T]):
                 except Exception as error:
                     self._error = error
                 except BaseException as raised:
-                    if not is_odd(raised):
+                    if not ends(raised) or _is_ctrl_c(raised):
                         raise
                     self._error = contained(raised)
         finally:
             self._finish()
+
+
+def _is_ctrl_c(raised: BaseException) -> bool:
+    """Whether it may be a real one, which ends the program: no other thread has any."""
+    if isinstance(raised, BaseExceptionGroup):
+        return any(_is_ctrl_c(one) for one in raised.exceptions)
+    return isinstance(raised, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
 
 
 class AsyncioJob(Job[T]):

@@ -193,6 +193,8 @@ def test_alternatives_in_one_another_are_tried_within_bounds(schema: Any, make: 
     [
         ({"enum": [f"word {n}" for n in range(2_000)]}, ["word 1999"] * 300),
         ({"anyOf": [{"type": one} for one in ("null", "integer", "boolean", "array", "string")]}, ["x" * 1_500] * 900),
+        ({"properties": {f"p{n}": True for n in range(2_000)}}, [{}] * 5_000),
+        ({"dependentRequired": {f"p{n}": ["a"] for n in range(2_000)}}, [{}] * 5_000),
         ({"allOf": [{"pattern": "a"}] * 200}, ["a" * 500_000]),
         ({"allOf": [{"items": {}}] * 20}, [[0] * 5_000]),
         ({"allOf": [{"items": True}] * 200}, [[0] * 5_000]),
@@ -206,6 +208,8 @@ def test_alternatives_in_one_another_are_tried_within_bounds(schema: Any, make: 
     ids=[
         "words of an enum",
         "faults that quote long values",
+        "properties",
+        "dependentRequired",
         "pattern",
         "items",
         "any items",

@@ -134,6 +134,27 @@ async def test_the_turns_deadline_bounds_the_workers_too(lab: Any, autojump_cloc
         assert all(seen.gone for seen in lab.primary.requests if seen.model == FAST)
 
 
+@pytest.mark.parametrize("grace", [0, 1])
+async def test_what_a_sub_task_tried_is_told_however_long_its_tools_linger(
+    grace: float, lab: Any, autojump_clock: Any
+) -> None:
+    async def slow() -> str:
+        """Slow, and slow to leave."""
+        try:
+            await trio.sleep(100)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(grace)
+        return "done"
+
+    for tools, fast in (((slow,), ToolCalls(("slow", {}))), ((), Hang())):
+        lab.primary.always(by_model([delegate("a", "b")], lambda seen: fast))  # noqa: B023
+        async with lab.engine(0, policy={"grace": grace}) as engine:
+            with pytest.raises(DeadlineExceeded) as caught:
+                await session(engine, *tools).run("plan", system=2, timeout=10)
+            assert [one.model for one in caught.value.attempts] == [FAST, FAST, DEEP]
+
+
 async def test_a_cancelled_turn_has_ended_in_its_workers_too(lab: Any, autojump_clock: Any) -> None:
     ended: list[float] = []
 

@@ -481,20 +481,37 @@ class Strange:
     n: int
 
     def __attrs_post_init__(self) -> None:
-        raise Odd("strange")
+        raise to_raise.get()
 
 
-def test_an_exception_of_no_known_kind_ends_its_call_alone(new_engine: NewEngine, openai: FaultProvider) -> None:
-    engine = new_engine()
+to_raise: contextvars.ContextVar[BaseException] = contextvars.ContextVar("to_raise")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Odd("strange"),
+        lambda: SystemExit("strange"),
+        lambda: KeyboardInterrupt("strange"),
+        lambda: GeneratorExit("strange"),
+        lambda: BaseExceptionGroup("strange", [ValueError("a"), asyncio.CancelledError()]),
+    ],
+    ids=["odd", "exit", "interrupt", "generator", "group"],
+)
+def test_whatever_a_types_own_check_raises_ends_its_call_alone(
+    make: Callable[[], BaseException], new_engine: NewEngine, openai: FaultProvider
+) -> None:
+    engine, token = new_engine(), to_raise.set(make())
     openai.always(lambda seen: Delay(0.3, Reply("slow")) if seen.text == "slow" else Reply('{"n": 1}'))
     with ThreadPoolExecutor() as pool:
         other = pool.submit(engine.complete_sync, "slow")
         openai.wait_for(1)
         with pytest.raises(cortex.CortexError, match="strange") as caught:
             engine.complete_sync("hi", output_type=Strange)
-        assert isinstance(caught.value.__cause__, Odd)
+        assert type(caught.value.__cause__) is type(make())
         assert other.result().content == "slow"
     assert engine.complete_sync("hi").content == '{"n": 1}'
+    to_raise.reset(token)
 
 
 def test_the_runtime_thread_has_a_stack_whatever_threads_have(new_engine: NewEngine, openai: FaultProvider) -> None:
