@@ -27,7 +27,8 @@ def ask(options: argparse.Namespace) -> int:
     """Ask one question; 0 when it was answered."""
     question = _question(options.question)
     engine = engine_for(options)
-    answer = trio.run(_asked, engine, question, options)
+    # Else Ctrl-C may come between the end of an `async with` and its `__aexit__`, which Python then never calls.
+    answer = trio.run(_asked, engine, question, options, restrict_keyboard_interrupt_to_checkpoints=True)
     report(answer, Screen(sys.stderr))
     return 0
 

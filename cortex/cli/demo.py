@@ -43,7 +43,7 @@ _STYLE: Final = {"up": "green", "slow": "yellow", "recovering": "yellow", "down"
 
 def demo(_: argparse.Namespace) -> int:
     """Run the show; 0 when every question was answered."""
-    return trio.run(_show, Screen(sys.stdout))
+    return trio.run(_show, Screen(sys.stdout), restrict_keyboard_interrupt_to_checkpoints=True)  # as in `ask`
 
 
 def providers(wall: FaultWall) -> dict[str, dict[str, Any]]:
