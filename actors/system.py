@@ -134,7 +134,7 @@ class System:
         except BaseExceptionGroup as group:
             if (pressed := _ctrl_c_in(group)) is None:
                 raise
-            raise pressed from None  # an actor's own code was interrupted: it comes as it would from the body
+            raise pressed from error  # an actor's own code was interrupted: it comes as it would from the body
         left, self._left = self._left, None
         if isinstance(self._verdict, GaveUp | Crashed):
             if left is None:

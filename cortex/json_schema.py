@@ -30,7 +30,8 @@ _COMPOUND: Final = {
 _REFERENCES: Final = ("$ref", "$dynamicRef", "$recursiveRef")
 ROOM: Final = 50
 """Calls that following a reference may take. The last is in Rust, where a full stack is no RecursionError but a panic,
-which nobody catches; and how deep it goes is in the hands of who writes the answer."""
+with words on stderr (`misfit` catches those that come all the same); and how deep it goes is in the hands of who writes
+the answer."""
 
 
 def examined(output_type: Mapping[Any, Any]) -> dict[str, Any]:

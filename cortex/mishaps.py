@@ -34,7 +34,7 @@ _LIMITS = {
     errno.ENFILE: "this machine may open no more files and sockets",
     errno.ENOBUFS: "this machine has no memory left for sockets",
     errno.ENOMEM: "this machine has no memory left",
-    errno.EAGAIN: "this process may start no more threads",
+    errno.EAGAIN: "this process may have no more of them, such as threads",
 }
 
 

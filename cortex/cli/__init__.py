@@ -152,7 +152,7 @@ def _explained(error: BaseException) -> int:
         return UNUSABLE if isinstance(error, ConfigError) else FAILED
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
         _let_go_of_stdout()
-        _say(f"the output could not be written: {error}")
+        _say(f"reading or writing here failed: {error}")
         return FAILED
     logger.error("a fault of cortex itself", exc_info=error)
     _say(f"a fault of cortex itself: {type(error).__name__}: {error} (--verbose shows where)")

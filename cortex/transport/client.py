@@ -188,7 +188,7 @@ class Transport(httpx.AsyncBaseTransport):
         step = "to read the certificates"
         with trio.move_on_after(float("inf") if patience is None else patience):
             try:
-                if port > MAX_PORT:
+                if not 0 <= port <= MAX_PORT:
                     raise OSError(f"there is no port {port}")  # the resolver would take what is left of it
                 context = await self._trust.context() if scheme == "https" else None  # before there is a socket to lose
                 step = "to connect" if self._proxy is None else "to connect through the proxy"

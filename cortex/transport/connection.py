@@ -307,6 +307,7 @@ class _Upload:
         if end := self.connection.pack(h11.EndOfMessage()):
             await self.connection.send(end, self.timeouts.write)
 
+    @trio.lowlevel.disable_ki_protection  # the body is the caller's own code, and may compute for long
     async def _pieces(self, pieces: AsyncIterator[bytes]) -> None:
         try:
             async for piece in pieces:

@@ -52,9 +52,8 @@ class Proxy:
             url = httpx.URL(address)
         except (httpx.InvalidURL, UnicodeError):
             url = httpx.URL()
-        if (
-            url.scheme not in PORTS or not url.raw_host or (url.port or 0) > MAX_PORT
-        ):  # nothing of it is shown: it may hold a password
+        if url.scheme not in PORTS or not url.raw_host or not 0 <= (url.port or 0) <= MAX_PORT:
+            # Nothing of it is shown: it may hold a password.
             raise ValueError("proxy: must be an address such as http://proxy.example.com:3128")
         login = (url.username, url.password) if url.username or url.password else None
         return cls(url.scheme, url.raw_host.decode("ascii"), url.port or PORTS[url.scheme], login)

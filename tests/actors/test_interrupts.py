@@ -41,3 +41,18 @@ def test_ctrl_c_at_any_line_ends_the_tree_in_order(step: int, AtLine: Any) -> No
             return
         assert closed.count("opened") == closed.count("closed"), n
     raise AssertionError("it never ended")
+
+
+def test_ctrl_c_in_an_actor_hides_nothing_that_the_body_raised() -> None:
+    class Pressed(actors.Actor[Never]):
+        async def on_stop(self, exit: actors.Exit) -> None:  # noqa: A002 - its name
+            raise KeyboardInterrupt
+
+    async def main() -> None:
+        async with actors.System(grace=1) as system:
+            await system.start(actors.Spec(Pressed, "pressed"))
+            raise LookupError("the body's own")
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        trio.run(main)
+    assert isinstance(caught.value.__cause__, LookupError)

@@ -547,7 +547,7 @@ def test_a_disk_that_is_full_is_no_fault_of_ours(run: Run, providers: FaultWall)
         patch.setattr(Screen, "text", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
         code, _, err = run("ask", "hi")
     assert code == 1
-    assert err.endswith("cortex: the output could not be written: [Errno 28] No space left\n")
+    assert err.endswith("cortex: reading or writing here failed: [Errno 28] No space left\n")
 
 
 def test_the_commands_of_a_conversation(say: Run, providers: FaultWall) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -73,6 +74,21 @@ async def ask(
 def _ask() -> Any:
     """`await ask(transport, url, method="GET", timeout=5, **of the request)` -> what came of it."""
     return ask
+
+
+def open_files() -> frozenset[tuple[int, int]]:
+    """Number and inode of each. What is new counts: an earlier test's may be closed at any time."""
+    found = set()
+    for number in map(int, os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd")):
+        with suppress(OSError):  # the listing's own is closed by now
+            found.add((number, os.fstat(number).st_ino))
+    return frozenset(found)
+
+
+@pytest.fixture(scope="session", name="open_files")
+def _open_files() -> Any:
+    """`open_files()`: those of this process, as a set."""
+    return open_files
 
 
 # ------------------------------------------------------------------------------------------------ servers on loopback

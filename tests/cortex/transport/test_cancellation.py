@@ -8,11 +8,10 @@ from __future__ import annotations
 import datetime
 import errno
 import ipaddress
-import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -161,7 +160,7 @@ class World:
 
 
 @asynccontextmanager
-async def loopback(tls: Any = None, host: str = "127.0.0.1") -> AsyncIterator[World]:
+async def loopback(open_files: Any, tls: Any = None, host: str = "127.0.0.1") -> AsyncIterator[World]:
     async with trio.open_nursery() as nursery:
         handler = secured(serve, tls[0]) if tls else serve
         (listener,) = await nursery.start(partial(trio.serve_tcp, handler, 0, host="127.0.0.1"))
@@ -196,15 +195,6 @@ async def memory(tls: Any = None) -> AsyncIterator[World]:
         url = f"http{'s' if tls else ''}://127.0.0.1/"
         yield World(url, lambda: len(ours), partial(Transport, verify=verify, connect=connect))
         nursery.cancel_scope.cancel()
-
-
-def open_files() -> frozenset[tuple[int, int]]:
-    """Number and inode of each. What is new counts: an earlier test's may be closed at any time."""
-    found = set()
-    for number in map(int, os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd")):
-        with suppress(OSError):  # the listing's own is closed by now
-            found.add((number, os.fstat(number).st_ino))
-    return frozenset(found)
 
 
 # --------------------------------------------------------------------------------------------------------- the calls
@@ -292,8 +282,8 @@ MOMENTS = pytest.mark.parametrize("moment", ["waiting", "served"])
         *(pytest.param(body, True, marks=pytest.mark.slow) for body in ("small", "streamed")),
     ],
 )
-async def test_over_sockets(body: str, secure: bool, moment: str, tls: Any) -> None:
-    async with loopback(tls if secure else None) as world:
+async def test_over_sockets(body: str, secure: bool, moment: str, tls: Any, open_files: Any) -> None:
+    async with loopback(open_files, tls if secure else None) as world:
         steps = await sweep(world, lambda transport: whole(transport, world.url, body), moment, factor=2)
     assert steps > 3
 
@@ -311,14 +301,16 @@ async def test_in_memory(body: str, secure: bool, moment: str, tls: Any) -> None
 
 @MOMENTS
 @pytest.mark.parametrize("work", [whole, half])
-async def test_on_a_connection_that_served_before(work: Any, moment: str) -> None:
-    async with loopback() as world:
+async def test_on_a_connection_that_served_before(work: Any, moment: str, open_files: Any) -> None:
+    async with loopback(open_files) as world:
         await sweep(world, lambda transport: work(transport, world.url), moment, warm=True, factor=2)
 
 
 @MOMENTS
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
-async def test_several_addresses(secure: bool, moment: str, monkeypatch: pytest.MonkeyPatch, tls: Any) -> None:
+async def test_several_addresses(
+    secure: bool, moment: str, monkeypatch: pytest.MonkeyPatch, tls: Any, open_files: Any
+) -> None:
     """A closed port, the server twice: the losers of the race are closed, and so is a winner whom nobody awaits."""
     look_up = socket.getaddrinfo
     with socket.socket() as closed:
@@ -333,7 +325,7 @@ async def test_several_addresses(secure: bool, moment: str, monkeypatch: pytest.
             return [(*kind, closed.getsockname()), (*kind, ("127.0.0.1", port)), (*kind, ("127.0.0.1", port))]
 
         monkeypatch.setattr(socket, "getaddrinfo", find)
-        async with loopback(tls if secure else None, host="many.test") as world:
+        async with loopback(open_files, tls if secure else None, host="many.test") as world:
             steps = await sweep(world, lambda transport: whole(transport, world.url), moment, factor=2)
     assert steps > 5
 
@@ -450,7 +442,9 @@ async def mute(stream: trio.SocketStream) -> None:
     await trio.sleep_forever()
 
 
-async def test_no_descriptor_is_left_when_the_first_step_of_a_connection_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_descriptor_is_left_when_the_first_step_of_a_connection_fails(
+    monkeypatch: pytest.MonkeyPatch, open_files: Any
+) -> None:
     async def broken(_self: Any, _address: Any) -> None:
         raise OSError(errno.ENETUNREACH, "Network is unreachable")
 

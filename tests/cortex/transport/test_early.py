@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import httpx
@@ -320,3 +322,21 @@ async def test_an_expectation_without_a_body(body: Any, serve: Any, heard: Any, 
         got = await ask(transport, await serve(handler), "POST", content=body, headers=EXPECT)
     assert (got.status, got.failure) == (200, None)
     assert trio.current_time() - started < 0.5
+
+
+# ------------------------------------------------------------------------------------------------ Ctrl-C
+
+
+def test_ctrl_c_ends_a_body_that_computes(peers: Any, ask: Any) -> None:
+    """It is the caller's own code, between whose lines trio raises it."""
+    lines: list[str] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        signal.raise_signal(signal.SIGINT)
+        lines.append("goes on")
+        yield b"x"
+
+    with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)):
+        trio.run(partial(ask, peers.transport(), "http://server/", "POST", content=body()))
+    assert lines == []
+    assert peers.alive == 0

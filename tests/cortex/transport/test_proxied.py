@@ -383,6 +383,7 @@ async def test_a_cancel_while_socks_is_asked_leaves_nothing(serve: Any, ask: Any
         "proxy:3128",
         "http://",
         "http://a:s3cret@h:70000",
+        "http://a:s3cret@h:-1",
         "http://\udcff@h",
         "http://a:s3cret@\udcff",
     ],

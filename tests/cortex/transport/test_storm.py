@@ -13,7 +13,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -34,15 +34,6 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 CHUNKED = (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", b"3\r\none\r\n", b"3\r\ntwo\r\n", b"0\r\n\r\n")
 
 
-def open_files() -> frozenset[tuple[int, int]]:
-    """Number and inode of each. What is new counts: an earlier test's may be closed at any time."""
-    found = set()
-    for number in map(int, os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd")):
-        with suppress(OSError):  # the listing's own is closed by now
-            found.add((number, os.fstat(number).st_ino))
-    return frozenset(found)
-
-
 async def until(true: Callable[[], bool], seconds: float = 2.0) -> None:
     with trio.fail_after(seconds):
         while not true():  # noqa: ASYNC110 - the kernel has no event for it
@@ -50,7 +41,7 @@ async def until(true: Callable[[], bool], seconds: float = 2.0) -> None:
 
 
 @asynccontextmanager
-async def nothing_left(transport: Transport) -> AsyncIterator[None]:
+async def nothing_left(transport: Transport, open_files: Any) -> AsyncIterator[None]:
     """Around what may not leave anything in the pool, nor, when it is closed, an open file."""
     before = open_files()
     yield
@@ -104,19 +95,19 @@ BROKEN = ["answer", "close", "half", "reset", "hang"]
 
 
 @pytest.mark.parametrize("seconds", [0.5, pytest.param(10.0, marks=pytest.mark.slow)])
-async def test_a_storm_of_cancels(seconds: float, ask: Any, heard: Any, serving: Any) -> None:
+async def test_a_storm_of_cancels(seconds: float, ask: Any, heard: Any, serving: Any, open_files: Any) -> None:
     """There are fewer connections than calls: some are cancelled while they wait for one."""
     moods = list(BUSY)
     async with serving(moody(heard, moods)) as url:
         transport = Transport(max_connections=8)
-        async with nothing_left(transport):
+        async with nothing_left(transport, open_files):
             await storm(lambda: ask(transport, url, "POST", content=b"x" * 100), seconds)
             moods[:] = ["answer"]
             with trio.fail_after(0.5):
                 assert (await ask(transport, url)).body == b"ok"
 
 
-async def test_peers_that_vanish(ask: Any, heard: Any, serving: Any) -> None:
+async def test_peers_that_vanish(ask: Any, heard: Any, serving: Any, open_files: Any) -> None:
     moods = list(BROKEN)
     seen: set[Any] = set()
 
@@ -126,7 +117,7 @@ async def test_peers_that_vanish(ask: Any, heard: Any, serving: Any) -> None:
 
     async with serving(moody(heard, moods)) as url:
         transport = Transport(max_connections=20)
-        async with nothing_left(transport):
+        async with nothing_left(transport, open_files):
             for _ in range(8):
                 async with trio.open_nursery() as nursery:
                     for _ in range(30):
@@ -141,7 +132,7 @@ async def test_peers_that_vanish(ask: Any, heard: Any, serving: Any) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.3, pytest.param(5.0, marks=pytest.mark.slow)])
-async def test_a_storm_at_the_public_door(seconds: float, lab: Any) -> None:
+async def test_a_storm_at_the_public_door(seconds: float, lab: Any, open_files: Any) -> None:
     """Calls that run, and calls that wait to be let in."""
     before = open_files()
     async with lab.wall, lab.engine(0, sockets=True, policy={"max_in_flight": 6, "max_queue": 4}) as engine:
@@ -177,7 +168,7 @@ async def test_providers_that_vanish_at_the_public_door(lab: Any) -> None:
         assert engine.health()["openai"].in_flight == 0
 
 
-async def test_a_service_at_rest_keeps_no_socket(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_service_at_rest_keeps_no_socket(lab: Any, monkeypatch: pytest.MonkeyPatch, open_files: Any) -> None:
     """Where no next call comes to hear the server's good-bye, half of a closed connection would stay."""
     monkeypatch.setattr(clients, "KEEPALIVE_SECONDS", 0.2)
     async with lab.wall, lab.engine(sockets=True) as engine:
@@ -219,10 +210,12 @@ async def test_no_descriptor_for_one_more_connection(lab: Any, monkeypatch: pyte
         assert "".join([chunk.content async for chunk in stream]) == " two three four five"
 
 
-async def test_no_descriptor_costs_no_slot(monkeypatch: pytest.MonkeyPatch, ask: Any, heard: Any, serving: Any) -> None:
+async def test_no_descriptor_costs_no_slot(
+    monkeypatch: pytest.MonkeyPatch, ask: Any, heard: Any, serving: Any, open_files: Any
+) -> None:
     async with serving(moody(heard, ["answer"])) as url:
         transport = Transport(max_connections=2)
-        async with nothing_left(transport):
+        async with nothing_left(transport, open_files):
             with monkeypatch.context() as patch:
                 patch.setattr(dial, "socket", Exhausted())
                 for _ in range(5):
@@ -344,7 +337,7 @@ def memory() -> float:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-async def test_a_long_life(ask: Any, heard: Any, serving: Any) -> None:
+async def test_a_long_life(ask: Any, heard: Any, serving: Any, open_files: Any) -> None:
     """A minute of calls, at most 200,000, a tenth of them cancelled at random: memory and sockets stay as they are."""
     calls, sizes = 0, []
     started = stalled = trio.current_time()
@@ -376,7 +369,7 @@ async def test_a_long_life(ask: Any, heard: Any, serving: Any) -> None:
 
     async with serving(moody(heard, ["answer"] * 20 + ["drip"])) as url:
         transport = Transport(max_connections=12)
-        async with nothing_left(transport), trio.open_nursery() as watching:
+        async with nothing_left(transport, open_files), trio.open_nursery() as watching:
             watching.start_soon(pulse)
             async with trio.open_nursery() as nursery:
                 for _ in range(16):
