@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import signal
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import pydantic
 import pytest
 import trio
 import trio.lowlevel
 import trio.testing
 
-import actors
 import cortex
 from cortex.testing import FaultWall, Hang, Reply, ToolCalls
 from cortex.testing.provider import FaultProvider
@@ -359,79 +355,3 @@ async def test_a_call_that_comes_while_the_block_is_being_entered_is_served(new_
         assert engine.host._place.home is None
         assert (await engine.complete("hi")).content == "Hello from openai."
         leave.set()
-
-
-# Python itself passes over what is raised in the callback of a weak reference, Ctrl-C too.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("step", [397, pytest.param(1, marks=pytest.mark.slow)])
-def test_ctrl_c_at_any_line_ends_the_block(step: int, AtLine: Any) -> None:
-    """Of entering, of a call, and of leaving."""
-    wall = FaultWall()
-    wall.add("openai")
-
-    async def main() -> None:
-        providers = {"openai": {"api_key": "k", "base_url": wall["openai"].base_url}}
-        async with cortex.Engine(providers, worker_model="gpt-4o", transport=wall.transport()) as engine:
-            await engine.complete("hi")
-            await trio.lowlevel.checkpoint()
-
-    for n in range(1, 100_000, step):
-        if AtLine(n, cortex, actors).run(main):
-            assert n > 2000
-            return
-    raise AssertionError("it never ended")
-
-
-class Computing(pydantic.BaseModel):
-    """Its own check presses Ctrl-C, and then computes."""
-
-    n: int
-
-    @pydantic.field_validator("n")
-    @classmethod
-    def check(cls, value: int) -> int:
-        signal.raise_signal(signal.SIGINT)
-        compute()
-        return value
-
-
-def compute() -> None:
-    until = time.monotonic() + 5
-    while time.monotonic() < until:
-        pass
-
-
-async def computes(x: int) -> str:
-    """Presses Ctrl-C, and then computes."""
-    signal.raise_signal(signal.SIGINT)
-    compute()
-    return str(x)
-
-
-async def takes(x: Computing) -> str:
-    """Takes something whose check computes."""
-    return str(x)
-
-
-@pytest.mark.parametrize("where", ["an answer", "a tool", "a tool's arguments"])
-def test_ctrl_c_ends_what_the_users_own_code_computes(where: str) -> None:
-    """And comes as what it is, though it was in an actor of ours that it struck."""
-    wall = FaultWall()
-    openai = wall.add("openai")
-    tool = {"a tool": computes, "a tool's arguments": takes}.get(where)
-    arguments: dict[str, Any] = {"x": {"n": 1} if tool is takes else 1}
-
-    async def main() -> None:
-        providers = {"openai": {"api_key": "k", "base_url": openai.base_url}}
-        async with cortex.Engine(providers, worker_model="gpt-4o", transport=wall.transport()) as engine:
-            if tool is None:
-                openai.script(Reply('{"n": 1}'))
-                await engine.complete("hi", output_type=Computing)
-            else:
-                openai.script(ToolCalls((tool.__name__, arguments)))
-                await engine.create_agent("a", tools=[tool]).start_session().run("hi", system=1)
-
-    began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        trio.run(main)
-    assert time.monotonic() - began < 3
