@@ -6,7 +6,8 @@ Nothing is sent that was not asked for: no redirects, no cookies, no proxies of 
 
     client.py       `Transport`: one request, from the pool to the reply and back
     pool.py         the connections to one origin: the idle ones on a stack, a bound, and who waits
-    connection.py   one connection: requests out, replies in, by h11
+    request.py      what we say: a request's head and body, as bytes
+    connection.py   one connection: requests out, replies in, which h11 reads
     dial.py         names, addresses, TCP and TLS
     proxy.py        the way through a proxy
     tls.py          whom to trust

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn, TypeAlias
 
 import attrs
-import h11
 import httpx
 import trio
 
 from cortex.messages import Phase
 
 from .causes import words
-from .connection import Body, Connection, Timeouts
+from .connection import Connection, Timeouts
 from .dial import Connect, Link, TcpConnect, secure
 from .pool import Slots
 from .progress import Progress
 from .proxy import MAX_PORT, Proxy, through
+from .request import body_of, head_of
 from .tls import Cert, Trust
 
 Origin: TypeAlias = tuple[str, str, int, str]
@@ -84,33 +83,32 @@ class Transport(httpx.AsyncBaseTransport):
             raise
 
     async def _carry(self, request: httpx.Request, progress: Progress) -> httpx.Response:
-        timeouts = Timeouts.of(request)
+        timeouts: Timeouts = request.extensions.get("timeout", {})
         origin = self._origin_of(request)
-        head, body = _head(request, self._proxy), _body(request)
+        head, body = head_of(request, self._proxy), body_of(request)
         now = trio.current_time()
         slots = self._slots_of(origin, now)
-        taken = slots.take(now) if not slots.must_wait() else await self._wait(slots, timeouts.pool)
+        taken = slots.take(now) if not slots.must_wait() else await self._wait(slots, timeouts.get("pool"))
         connection = taken
         try:
             if connection is None:
-                connection = await self._open(origin, timeouts.connect)
+                connection = await self._open(origin, timeouts.get("connect"))
             progress.reused = taken is not None
-            reply = await connection.exchange(head, body, timeouts, progress)
+            reply, headers = await connection.exchange(head, body, timeouts, progress)
             progress.phase = Phase.HEADERS
         except BaseException:
             self._leave(origin, slots, connection, good=False)
             raise
         stream = ReplyStream(
-            connection, timeouts.read, progress, lambda good: self._leave(origin, slots, connection, good)
+            connection, timeouts.get("read"), progress, lambda good: self._leave(origin, slots, connection, good)
         )
-        headers = reply.headers.raw_items()
         response = httpx.Response(
             reply.status_code,
             headers=headers,
             stream=stream,
             extensions={"http_version": b"HTTP/" + reply.http_version, "reason_phrase": bytes(reply.reason)},
         )
-        if all(name.isascii() and value.isascii() for name, value in headers):
+        if b"".join([value for _, value in headers]).isascii():
             response.headers.encoding = "ascii"  # what httpx would find, anew each time that it looks for a header
         return response
 
@@ -271,29 +269,3 @@ def _origin(url: httpx.URL, name: str | None = None) -> Origin:
     if url.scheme not in _PORTS or not host:
         raise httpx.UnsupportedProtocol(f"{url.scheme!r} is no scheme of this transport: use http or https, and a host")
     return url.scheme, host, _PORTS[url.scheme] if url.port is None else url.port, name or host
-
-
-def _head(request: httpx.Request, proxy: Proxy | None) -> h11.Request:
-    if request.method == "CONNECT":
-        raise httpx.LocalProtocolError("CONNECT opens a tunnel, and this transport has no way to hand one out")
-    url, headers = request.url, request.headers.raw
-    target = url.raw_path
-    if proxy is not None and proxy.forwards(url.scheme):
-        target = b"%b://%b%b" % (url.raw_scheme, url.netloc, target)
-        headers = [*headers, *proxy.headers]
-    try:
-        return h11.Request(method=request.method, target=request.extensions.get("target", target), headers=headers)
-    except h11.LocalProtocolError as error:
-        # It quotes what it refuses, which may be a key.
-        raise httpx.LocalProtocolError(re.sub(r" b['\"].*", "", str(error), flags=re.DOTALL)) from None
-
-
-def _body(request: httpx.Request) -> Body:
-    if isinstance(request.stream, httpx.ByteStream):
-        return b"".join(request.stream)
-    try:
-        return request.content
-    except httpx.RequestNotRead:
-        if not isinstance(request.stream, httpx.AsyncByteStream):
-            raise httpx.LocalProtocolError("the body can only be read by a synchronous client") from None
-        return request.stream

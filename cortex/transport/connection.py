@@ -1,10 +1,9 @@
-"""One connection: requests out, replies in, by h11. It knows nothing of pools."""
+"""One connection: requests out, replies in, which h11 reads. It knows nothing of pools."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from typing import TypeAlias
 
 import attrs
@@ -17,6 +16,7 @@ from cortex.messages import Phase
 from .causes import words
 from .dial import Link
 from .progress import Progress
+from .request import Body, BodyWriter, Head, Headers
 
 RECEIVE_BYTES = 64 * 1024
 AT_ONCE_BYTES = 64 * 1024
@@ -35,24 +35,25 @@ EXPECT_SECONDS = 1.0
 
 _FRAMING = (b"content-length", b"transfer-encoding")
 _HEADS = (h11.Response, h11.InformationalResponse)
+_AnyHead: TypeAlias = h11.Response | h11.InformationalResponse
 
-Body: TypeAlias = bytes | AsyncIterable[bytes]
+_ASKED = {
+    is_head: h11.Request(method="HEAD" if is_head else "GET", target="/", headers=[("host", "")])
+    for is_head in (True, False)
+}
+"""All that h11 has to know of a request to read the reply: whether it asked for a body. `request.py` writes it."""
 
 
-@attrs.frozen
-class Timeouts:
-    """Seconds, or None: httpx's extension `timeout`. `read` and `write` are for one step each."""
+Timeouts: TypeAlias = Mapping[str, float | None]
+"""httpx's extension `timeout`: seconds, or None, for "connect", "read", "write", "pool"; `read` and `write` are for one
+step each."""
 
-    connect: float | None = None
-    read: float | None = None
-    write: float | None = None
-    pool: float | None = None
 
-    @classmethod
-    def of(cls, request: httpx.Request) -> Timeouts:
-        """Those of a request."""
-        given = request.extensions.get("timeout", {}).get
-        return cls(given("connect"), given("read"), given("write"), given("pool"))
+def _reader(is_head: bool) -> h11.Connection:
+    """For one reply."""
+    reader = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+    reader.send(_ASKED[is_head])
+    return reader
 
 
 class Connection:
@@ -60,13 +61,14 @@ class Connection:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
-        self._sending = False
+        self._h11 = _reader(is_head=False)
+        self.is_sent = False
+        """Whether all of the request has been sent."""
         self._starving = True
         self._ahead = b""
         self._over = False
         self._failed: httpx.HTTPError | None = None
-        self._doubtful = False
+        self._is_last = False
         self._unsent = ""
 
     # ---- between two requests
@@ -91,58 +93,53 @@ class Connection:
 
     def rewind(self) -> bool:
         """Get ready for the next request; False when that cannot be: both must have said all, and mean to go on."""
-        ended = self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
-        if not ended or self._sending or self._doubtful or self._h11.trailing_data[0]:
+        done = self.is_sent and self._h11.their_state is h11.DONE
+        if not done or self._is_last or self._h11.trailing_data[0]:
             return False
-        self._h11.start_next_cycle()
         self._over, self._ahead, self._starving = False, b"", True
         return True
 
     # ---- a request
 
-    async def exchange(self, head: h11.Request, body: Body, timeouts: Timeouts, progress: Progress) -> h11.Response:
-        """Send a request and read the head of its reply. httpx's exceptions; after any, the connection is good for
-        nothing but `close`."""
-        packed = self.pack(head)
-        waits = b"\nexpect:" in packed.lower()
-        if isinstance(body, bytes) and len(body) <= AT_ONCE_BYTES and not waits:
-            reply = await self._at_once(packed, body, timeouts, progress)
+    async def exchange(
+        self, head: Head, body: Body, timeouts: Timeouts, progress: Progress
+    ) -> tuple[h11.Response, Headers]:
+        """Send a request and read the head of its reply, whose headers are given as they came. httpx's exceptions;
+        after any, the connection is good for nothing but `close`."""
+        self._h11 = _reader(head.is_head)
+        self.is_sent = False
+        writer = BodyWriter(head.length)
+        if isinstance(body, bytes) and len(body) <= AT_ONCE_BYTES and not head.expects:
+            data = head.data + writer.piece(body) + writer.end()
+            progress.phase = Phase.SENT
+            if left := self._send_now(data):
+                await self._send_rest(left, timeouts.get("write"))
+            reply = await passing_over(self.event, timeouts.get("read"))
         else:
-            reply = await _Upload(self, packed, body, timeouts, progress, waits).run()
-        # h11's own iteration over names takes ten times as long.
-        names = [name.lower() for name, _ in reply.headers.raw_items()]
-        if len(names) > MAX_HEADERS:
-            raise httpx.RemoteProtocolError(f"the reply has {len(names)} headers; {MAX_HEADERS} are enough")
+            reply = await _Upload(self, head, body, writer, timeouts, progress).run()
+        headers = reply.headers.raw_items()
+        if len(headers) > MAX_HEADERS:
+            raise httpx.RemoteProtocolError(f"the reply has {len(headers)} headers; {MAX_HEADERS} are enough")
+        names = [name.lower() for name, _ in headers]  # h11's own iteration takes ten times as long
         # Two framings contradict each other: whoever stands between may have read another one (RFC 9112, section 6.3).
-        self._doubtful = sum(map(names.count, _FRAMING)) > 1
-        return reply
-
-    async def _at_once(self, head: bytes, body: bytes, timeouts: Timeouts, progress: Progress) -> h11.Response:
-        data = head + (self.pack(h11.Data(data=body)) if body else b"") + self.pack(h11.EndOfMessage())
-        progress.phase = Phase.SENT
-        if left := self._send_now(data):
-            with suppress(httpx.WriteError):  # a server that hung up early may have said why
-                await self.send(left, timeouts.write)
-        return await passing_over(partial(self.event, timeouts.read))
-
-    def pack(self, event: h11.Event) -> bytes:
-        try:
-            return self._h11.send(event) or b""
-        except h11.LocalProtocolError as error:
-            raise httpx.LocalProtocolError(str(error)) from error
+        self._is_last = head.closes or sum(map(names.count, _FRAMING)) > 1
+        return reply, headers
 
     def _send_now(self, data: bytes) -> bytes:
         """What cannot be sent without waiting; nothing can, and need be, where the server has hung up."""
-        self._sending = True  # if it does not come back, nobody knows how much was sent: no request may follow
         try:
             left = data[self._link.send(data) :]
         except OSError:
             return b""
-        self._sending = bool(left)
+        self.is_sent = not left
         return left
 
+    async def _send_rest(self, data: bytes, patience: float | None) -> None:
+        with suppress(httpx.WriteError):  # a server that hung up early may have said why
+            await self.send(data, patience)
+            self.is_sent = True
+
     async def send(self, data: bytes, patience: float | None) -> None:
-        self._sending = True
         try:
             if data := data[self._link.send(data) :]:
                 with trio.move_on_after(float("inf") if patience is None else patience) as scope:
@@ -152,11 +149,10 @@ class Connection:
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._unsent = words(error) or "the connection broke while sending"
             raise httpx.WriteError(self._unsent) from error
-        self._sending = False
 
     # ---- its reply
 
-    async def event(self, patience: float | None) -> h11.Response | h11.InformationalResponse:
+    async def event(self, patience: float | None) -> _AnyHead:
         """The next head of any kind."""
         while True:
             if self._starving:
@@ -167,8 +163,6 @@ class Connection:
             event = self._parsed()
             if isinstance(event, _HEADS):
                 return event
-            if event is not h11.NEED_DATA:
-                raise httpx.RemoteProtocolError("the server changed the protocol, and there is no other here")
 
     async def read(self, patience: float | None) -> bytes:
         """All of the reply's body that has come; b"" at the end."""
@@ -239,27 +233,28 @@ class Connection:
 
 
 async def passing_over(
-    next_head: Callable[[], Awaitable[h11.Response | h11.InformationalResponse]],
+    next_head: Callable[[float | None], Awaitable[_AnyHead]], patience: float | None
 ) -> h11.Response:
     """The head of the reply; what comes before it is passed over."""
     for _ in range(MAX_INTERIM):
-        event = await next_head()
+        event = await next_head(patience)
         if isinstance(event, h11.Response):
             return event
     raise httpx.RemoteProtocolError(f"{MAX_INTERIM} interim replies, and none to the request")
 
 
-@attrs.define
+@attrs.define(repr=False)
 class _Upload:
     """A request that is large, or of unknown size, or that waits to be asked for: it is sent while we listen, because a
     server may answer, and hang up, before it has heard all."""
 
     connection: Connection
-    head: bytes
+    head: Head
     body: Body
+    writer: BodyWriter
     timeouts: Timeouts
     progress: Progress
-    waits: bool
+    waits: bool = attrs.field(init=False, default=attrs.Factory(lambda self: self.head.expects, takes_self=True))
     done: bool = False
     invited: trio.Event = attrs.field(factory=trio.Event)
     failed: Exception | None = None
@@ -294,7 +289,7 @@ class _Upload:
 
     async def _speak(self) -> None:
         self.progress.phase = Phase.SENT
-        await self.connection.send(self.head, self.timeouts.write)
+        await self.connection.send(self.head.data, self.timeouts.get("write"))
         if self.waits:
             with trio.move_on_after(EXPECT_SECONDS):
                 await self.invited.wait()
@@ -304,8 +299,8 @@ class _Upload:
                 await self._piece(self.body[start : start + AT_ONCE_BYTES])
         else:
             await self._pieces(aiter(self.body))
-        if end := self.connection.pack(h11.EndOfMessage()):
-            await self.connection.send(end, self.timeouts.write)
+        await self._send_on(self.writer.end())
+        self.connection.is_sent = True
 
     @trio.lowlevel.disable_ki_protection  # the body is the caller's own code, and may compute for long
     async def _pieces(self, pieces: AsyncIterator[bytes]) -> None:
@@ -317,13 +312,16 @@ class _Upload:
                 await pieces.aclose()
 
     async def _piece(self, piece: bytes) -> None:
-        if data := self.connection.pack(h11.Data(data=piece)):
-            await self.connection.send(data, self.timeouts.write)
+        await self._send_on(self.writer.piece(piece))
+
+    async def _send_on(self, data: bytes) -> None:
+        if data:
+            await self.connection.send(data, self.timeouts.get("write"))
 
     @trio.lowlevel.enable_ki_protection
     async def _listen(self, both: trio.CancelScope) -> None:
         try:
-            self.reply = await self._hear()
+            self.reply = await passing_over(self._patiently, self.timeouts.get("read"))
             if self.reply.status_code < 400 and self.invited.is_set() >= self.waits:
                 return  # it goes on listening
             if not self.done:
@@ -332,15 +330,12 @@ class _Upload:
             self.failed = error
         both.cancel()
 
-    async def _hear(self) -> h11.Response:
-        return await passing_over(self._patiently)
-
-    async def _patiently(self) -> h11.Response | h11.InformationalResponse:
+    async def _patiently(self, patience: float | None) -> _AnyHead:
         """While we still speak, nobody owes us an answer."""
         while True:
             speaking = not self.done
             try:
-                event = await self.connection.event(self.timeouts.read)
+                event = await self.connection.event(patience)
             except httpx.ReadTimeout:
                 if speaking:
                     continue

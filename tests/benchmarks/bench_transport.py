@@ -8,9 +8,10 @@
     tls       the transport / `httpx.AsyncHTTPTransport`, over TLS, one in flight
     stream    one streamed chunk of the transport / of the floor
 
-Only the CPU of the client's thread counts: the server is a process of its own. These machines are noisy: whoever is
-compared alternates in rounds, and the median of the rounds' ratios counts. `--plot FILE` draws CPU per call against the
-calls in flight as an SVG.
+Only the CPU of the client's thread counts: the server is a process of its own. With many in flight it thinks for a
+moment, as models do: one that answers at once would be done with the first calls before httpx has sent the others, and
+few would ever be in flight. These machines are noisy: whoever is compared alternates in rounds, and the median of the
+rounds' ratios counts. `--plot FILE` draws CPU per call against the calls in flight as an SVG.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ Call = Callable[[], Awaitable[object]]
 
 
 class Answering(asyncio.Protocol):
-    """As little as a server can do: the requests are known. Each path's first letter tells: /s is streamed."""
+    """As little as a server can do: the requests are known. /s is streamed, any other path tells how many seconds to
+    think about the answer."""
 
     def __init__(self) -> None:
         self._data = b""
@@ -74,12 +76,15 @@ class Answering(asyncio.Protocol):
         self._data += data
         if not self._data.endswith(BODY):
             return
-        streamed, self._data = self._data.startswith(b"POST /s"), b""
-        if not streamed:
-            self._transport.write(REPLY)
+        path, self._data = self._data.split(b" ", 2)[1], b""
+        if path == b"/s":
+            self._tasks.add(task := asyncio.ensure_future(self._stream()))
+            task.add_done_callback(self._tasks.discard)
             return
-        self._tasks.add(task := asyncio.ensure_future(self._stream()))
-        task.add_done_callback(self._tasks.discard)
+        if seconds := float(path[1:]):
+            asyncio.get_running_loop().call_later(seconds, self._transport.write, REPLY)
+        else:
+            self._transport.write(REPLY)
 
     async def _stream(self) -> None:
         self._transport.write(STREAM)
@@ -130,7 +135,7 @@ class Floor:
         self._idle: list[tuple[trio.SocketStream, h11.Connection]] = []
         self._headers = [*HEADERS.items(), ("content-length", str(len(BODY)))]
 
-    async def call(self, path: str = "/") -> bytes:
+    async def call(self, path: str) -> bytes:
         parts: list[bytes] = []
         stream, state = self._idle.pop() if self._idle else await self._open()
         request = h11.Request(method="POST", target=path, headers=self._headers)
@@ -188,22 +193,21 @@ async def posted(client: httpx.AsyncClient, url: str) -> bytes:
 async def cpu_of(call: Call, calls: int, in_flight: int) -> float:
     """Seconds of this thread's CPU per call, `in_flight` at a time; the first call of each opens its connection and is
     not counted."""
-    done, start, spent = 0, 0.0, 0.0
+    each = calls // in_flight
 
-    async def work() -> None:
-        nonlocal done, start, spent
-        while done < calls + in_flight:
-            await call()
-            done += 1
-            if done == in_flight:
-                start = time.thread_time()
-            if done == calls + in_flight:
-                spent = time.thread_time() - start
+    async def all_of(times: int) -> None:
+        async def work() -> None:
+            for _ in range(times):
+                await call()
 
-    async with trio.open_nursery() as nursery:
-        for _ in range(in_flight):
-            nursery.start_soon(work)
-    return spent / calls
+        async with trio.open_nursery() as nursery:
+            for _ in range(in_flight):
+                nursery.start_soon(work)
+
+    await all_of(1)
+    start = time.thread_time()
+    await all_of(each)
+    return (time.thread_time() - start) / (each * in_flight)
 
 
 async def interleaved(subjects: dict[str, Call], rounds: int, calls: int, in_flight: int) -> dict[str, list[float]]:
@@ -226,21 +230,23 @@ async def bench_calls(
     ports: list[int], options: argparse.Namespace, times: dict[str, dict[int, float]]
 ) -> dict[str, float]:
     """The plain calls, at each number in flight."""
-    url, floor, results = f"http://127.0.0.1:{ports[0]}/", Floor(ports[0]), {}
+    floor, results = Floor(ports[0]), {}
     limits = httpx.Limits(max_connections=1000, max_keepalive_connections=1000, keepalive_expiry=60.0)
     async with (
         Transport(keepalive_expiry=60.0) as transport,
         httpx.AsyncClient(transport=Transport(keepalive_expiry=60.0), timeout=30.0) as ours,
         httpx.AsyncClient(limits=limits, timeout=30.0) as theirs,
     ):
-        subjects: dict[str, Call] = {
-            "floor": floor.call,
-            "transport": partial(alone, transport, asking(url)),
-            "client": partial(posted, ours, url),
-            "httpx": partial(posted, theirs, url),
-        }
         spread: dict[int, list[float]] = {}
         for level in LEVELS:
+            path = "/0" if level == 1 else f"/{options.thinking}"
+            url = f"http://127.0.0.1:{ports[0]}{path}"
+            subjects: dict[str, Call] = {
+                "floor": partial(floor.call, path),
+                "transport": partial(alone, transport, asking(url)),
+                "client": partial(posted, ours, url),
+                "httpx": partial(posted, theirs, url),
+            }
             many, few = max(options.calls, 4 * level), max(options.calls // 4, level)  # httpx takes its time
             seconds: dict[str, list[float]] = {}
             for below, above, calls in (("floor", "transport", many), ("httpx", "client", few)):
@@ -256,7 +262,7 @@ async def bench_calls(
 
 
 async def bench_tls(ports: list[int], options: argparse.Namespace, context: ssl.SSLContext) -> dict[str, float]:
-    url = f"https://127.0.0.1:{ports[1]}/"
+    url = f"https://127.0.0.1:{ports[1]}/0"
     async with Transport(verify=context) as ours, httpx.AsyncHTTPTransport(verify=context) as theirs:
         subjects: dict[str, Call] = {
             "ours": partial(alone, ours, asking(url)),
@@ -329,6 +335,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--calls", type=int, default=1000)
+    parser.add_argument("--thinking", type=float, default=0.05, help="seconds that the server takes for an answer")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--plot", type=Path, help="where to write the SVG")
     options = parser.parse_args()

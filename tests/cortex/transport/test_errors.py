@@ -153,7 +153,7 @@ async def test_a_lookup_that_fails_says_why(
 async def test_a_header_that_is_refused_is_not_quoted(ask: Any) -> None:
     got = await ask(Transport(), "http://127.0.0.1:9/", headers={"authorization": "Bearer my-secret\n"})
     assert told(got) == (httpx.LocalProtocolError, "not_sent", False)
-    assert str(got.error) == "Illegal header value"
+    assert str(got.error).startswith("the header authorization holds a character that is not allowed there")
 
 
 # ------------------------------------------------------------------------------------------------ it was sent
