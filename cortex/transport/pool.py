@@ -6,7 +6,7 @@ that are never needed grow old at the bottom. Whoever waits is served in order a
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Generic, Protocol, TypeVar
 
 import attrs
@@ -47,7 +47,7 @@ class Slots(Generic[C]):
     in_use: int = 0
     closed: bool = False
     _idle: deque[tuple[C, float]] = attrs.field(factory=deque)  # the last one was used last
-    _waiting: dict[_Waiter[C], None] = attrs.field(factory=dict)  # in order of arrival; anybody may leave
+    _waiting: OrderedDict[_Waiter[C], None] = attrs.field(factory=OrderedDict)  # any of them may leave
 
     @property
     def idle(self) -> int:
@@ -95,8 +95,7 @@ class Slots(Generic[C]):
     def give(self, connection: C | None, now: float) -> None:
         """Give a slot back: with a connection that can serve again, or without."""
         if self._waiting:
-            waiter = next(iter(self._waiting))
-            del self._waiting[waiter]
+            waiter, _ = self._waiting.popitem(last=False)
             waiter.given = connection
             waiter.ready.set()
             return
