@@ -163,6 +163,7 @@ class Connection:
             event = self._parsed()
             if isinstance(event, _HEADS):
                 return event
+            assert event is h11.NEED_DATA  # whatever else begins a reply is an error of h11
 
     async def read(self, patience: float | None) -> bytes:
         """All of the reply's body that has come; b"" at the end."""

@@ -34,6 +34,8 @@ class Site:
                     await stream.send_all(answer(b"200 OK\r\nset-cookie: a=b", b'{"key": [1, 2]}'))
                 case b"/packed":
                     await stream.send_all(answer(b"200 OK\r\ncontent-encoding: gzip", gzip.compress(b"packed")))
+                case b"/odd":
+                    await stream.send_all(answer(b"200 OK\r\nx-old: caf\xe9", b""))
                 case b"/empty":
                     await stream.send_all(answer(b"200 OK", b""))
                 case b"/moved":
@@ -66,6 +68,12 @@ async def test_pages_are_read_over_one_connection(client: httpx.AsyncClient, sit
         assert [line async for line in stream.aiter_lines()] == ["one", "two", "three"]
     assert (await client.get("/moved", follow_redirects=True)).history[0].status_code == 307
     assert site.connections == 1
+
+
+async def test_headers_beyond_ascii_are_read_as_httpx_reads_them(client: httpx.AsyncClient) -> None:
+    async with httpx.AsyncClient(base_url=client.base_url) as theirs:
+        for one in (client, theirs):
+            assert (await one.get("/odd")).headers["x-old"] == "caf\xe9"
 
 
 async def test_bodies_of_each_kind_are_sent(client: httpx.AsyncClient, site: Site) -> None:

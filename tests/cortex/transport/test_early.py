@@ -9,12 +9,13 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any
 
+import attrs
 import httpx
 import pytest
 import trio
 import trio.testing
 
-from cortex.transport import Transport, connection
+from cortex.transport import Link, Transport, connection
 
 MANY = 50_000_000
 TOO_LARGE = b"HTTP/1.1 413 Payload Too Large\r\nconnection: close\r\ncontent-length: 9\r\n\r\ntoo large"
@@ -88,6 +89,64 @@ async def test_an_early_refusal_costs_the_connection(serve: Any, heard: Any, ask
         for _ in range(2):
             assert (await ask(transport, url, "POST", content=b"x" * 1_000_000)).status == 200
     assert len(connections) == 2
+
+
+async def test_a_connection_that_served_well_does_not_serve_again_when_a_body_was_not_wanted(
+    serve: Any, heard: Any, ask: Any
+) -> None:
+    async def handler(stream: trio.SocketStream) -> None:
+        await heard(stream)
+        await stream.send_all(OK)
+        await head_of(stream)
+        await stream.send_all(OK)
+        await trio.sleep_forever()
+
+    url = await serve(handler)
+    async with Transport() as transport:
+        assert (await ask(transport, url)).status == 200
+        assert repr(transport) == "<Transport: 0 connections in use, 1 idle>"
+        assert (await ask(transport, url, "POST", content=b"hello", headers=EXPECT)).status == 200
+        assert repr(transport) == "<Transport: 0 connections in use, 0 idle>"
+
+
+@pytest.mark.parametrize("at_once", ["nothing", "a little", "it is broken"])
+async def test_a_request_that_could_not_be_sent_wholly_costs_the_connection(at_once: str, peers: Any, ask: Any) -> None:
+    """The refusal was said before; the connection seems to be silent after it."""
+
+    def send(_data: bytes) -> int:
+        if at_once == "it is broken":
+            raise BrokenPipeError
+        return 7 if at_once == "a little" else 0
+
+    async def send_all(_data: Any) -> None:
+        await trio.lowlevel.checkpoint()
+        raise trio.BrokenResourceError
+
+    async def connect(host: str, port: int) -> Link:
+        link = await peers(host, port)
+        link.stream.send_all = send_all
+        link.stream.say(TOO_LARGE.replace(b"connection: close\r\n", b""))
+        return attrs.evolve(link, send=send)
+
+    async with Transport(connect=connect) as transport:
+        assert (await ask(transport, "http://server/", "POST", content=b"hello")).status == 413
+        assert repr(transport) == "<Transport: 0 connections in use, 0 idle>"
+
+
+async def test_the_rest_of_a_small_request_has_its_time_to_be_taken(peers: Any, ask: Any, autojump_clock: Any) -> None:
+    async def never(_data: Any) -> None:
+        await trio.sleep_forever()
+
+    async def connect(host: str, port: int) -> Link:
+        link = await peers(host, port)
+        link.stream.send_all = never
+        return attrs.evolve(link, send=lambda _data: 7)
+
+    started = trio.current_time()
+    got = await ask(Transport(connect=connect), "http://server/", "POST", content=b"hello", timeout={"write": 3.0})
+    assert (got.failure, str(got.error)) == (httpx.WriteTimeout, "the server took nothing for 3 s")
+    assert trio.current_time() - started == 3.0
+    assert peers.alive == 0
 
 
 async def test_a_reply_that_comes_while_the_body_is_sent_is_read_to_its_end(serve: Any, ask: Any) -> None:

@@ -82,6 +82,19 @@ def test_every_request_is_written_or_refused_as_h11_does_it(
     assert by_us(method, target, headers, pieces) == by_h11(method, target, headers, pieces)
 
 
+TABLED = [b"", b"x-a", b"Content-Length", b"Transfer-Encoding", b"Connection", b"connection"]
+VALUES = [b"", b"0", b"5", b"05", b"+5", b"-5", b"5x", b"\xb2", b"1" * 20, b"1" * 21, b"300", b"chunked", b"gzip"]
+VALUES += [b"close", b"CLOSE", b"x , Close\t,y", b"closed", b"not close", b"keep-alive", b"a b"]
+BODIES: list[list[bytes]] = [[], [b"hello"], [b"he", b"", b"llo"], [b"hello", b"x"], [b"x" * 300]]
+
+
+@pytest.mark.parametrize("name", TABLED)
+def test_each_header_means_what_it_means_to_h11(name: bytes) -> None:
+    for value, pieces in product(VALUES, BODIES):
+        headers = [HOST, (name, value)]
+        assert by_us(b"POST", b"/", headers, pieces) == by_h11(b"POST", b"/", headers, pieces), (value, pieces)
+
+
 @pytest.mark.parametrize("place", ["name", "value"])
 def test_each_byte_is_allowed_or_refused_as_h11_does_it(place: str) -> None:
     for byte, frame in product(range(256), [b"%c", b"a%c", b"%ca", b"a%ca"]):
@@ -109,8 +122,12 @@ def test_of_both_framings_only_the_one_that_counts_is_sent() -> None:
     assert both.length is None
 
 
-@pytest.mark.parametrize("lengths", [[b"5", b"5"], [b"5", b"6"], [b"5, 5"]])
-def test_a_list_of_lengths_is_refused(lengths: list[bytes]) -> None:
+def test_a_length_may_have_twenty_digits() -> None:
+    assert head((b"content-length", b"9" * 20)).length == 10**20 - 1
+
+
+@pytest.mark.parametrize("lengths", [[b"5", b"5"], [b"5", b"6"], [b"5, 5"], [b"9" * 21], [b"9" * 5000]])
+def test_what_is_not_one_length_is_refused(lengths: list[bytes]) -> None:
     with pytest.raises(httpx.LocalProtocolError, match="Content-Length has to be one number"):
         head(*[(b"content-length", length) for length in lengths])
 
@@ -185,6 +202,37 @@ async def test_a_body_that_is_not_as_long_as_it_says_is_not_begun(serve: Any, as
         got = await ask(transport, await serve(handler), "POST", content=b"hello", headers={"content-length": "4"})
     assert got.failure is httpx.LocalProtocolError
     assert got.error.phase == "not_sent"
+
+
+async def test_nothing_of_a_body_is_sent_that_is_too_much(serve: Any, ask: Any) -> None:
+    """A server would take it for the next request."""
+    came = bytearray()
+
+    async def handler(stream: trio.SocketStream) -> None:
+        async for data in stream:
+            came.extend(data)
+        left.set()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"hello"
+        yield b"GET /evil HTTP/1.1\r\n"
+
+    left = trio.Event()
+    async with Transport() as transport:
+        got = await ask(transport, await serve(handler), "POST", content=body(), headers={"content-length": "5"})
+    assert got.failure is httpx.LocalProtocolError
+    with trio.fail_after(1):
+        await left.wait()
+    assert came.endswith(b"hello")
+
+
+@pytest.mark.parametrize("said", ["close", "Close", "x, CLOSE"])
+async def test_a_connection_of_which_we_said_that_it_ends_does_not_serve_again(
+    said: str, site: Site, serve: Any, ask: Any
+) -> None:
+    async with Transport() as transport:
+        assert (await ask(transport, await serve(site), headers={"connection": said})).status == 204
+        assert repr(transport) == "<Transport: 0 connections in use, 0 idle>"
 
 
 async def test_pieces_of_any_kind_of_bytes(site: Site, serve: Any, ask: Any) -> None:
