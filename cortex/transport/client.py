@@ -19,7 +19,7 @@ from .dial import Connect, Link, TcpConnect, secure
 from .pool import Slots
 from .progress import Progress
 from .proxy import MAX_PORT, Proxy, through
-from .request import body_of, head_of
+from .request import parts_of
 from .tls import Cert, Trust
 
 Origin: TypeAlias = tuple[str, str, int, str]
@@ -85,7 +85,7 @@ class Transport(httpx.AsyncBaseTransport):
     async def _carry(self, request: httpx.Request, progress: Progress) -> httpx.Response:
         timeouts: Timeouts = request.extensions.get("timeout", {})
         origin = self._origin_of(request)
-        head, body = head_of(request, self._proxy), body_of(request)
+        head, body = parts_of(request, self._proxy)
         now = trio.current_time()
         slots = self._slots_of(origin, now)
         taken = slots.take(now) if not slots.must_wait() else await self._wait(slots, timeouts.get("pool"))
@@ -137,7 +137,7 @@ class Transport(httpx.AsyncBaseTransport):
 
     def _leave(self, origin: Origin, slots: Slots[Connection], connection: Connection | None, good: bool) -> None:
         """Give the slot back, and the connection with it if it can serve again."""
-        if connection is not None and not (good and connection.rewind()):
+        if connection is not None and not (good and connection.may_serve_again()):
             connection.close()
             connection = None
         slots.give(connection, trio.current_time())

@@ -91,13 +91,10 @@ class Connection:
         self._pieces()
         return self._over
 
-    def rewind(self) -> bool:
-        """Get ready for the next request; False when that cannot be: both must have said all, and mean to go on."""
+    def may_serve_again(self) -> bool:
+        """Whether another request may follow: both must have said all, nothing more, and mean to go on."""
         done = self.is_sent and self._h11.their_state is h11.DONE
-        if not done or self._is_last or self._h11.trailing_data[0]:
-            return False
-        self._over, self._ahead, self._starving = False, b"", True
-        return True
+        return done and not self._is_last and not any(self._h11.trailing_data)
 
     # ---- a request
 
@@ -107,7 +104,7 @@ class Connection:
         """Send a request and read the head of its reply, whose headers are given as they came. httpx's exceptions;
         after any, the connection is good for nothing but `close`."""
         self._h11 = _reader(head.is_head)
-        self.is_sent = False
+        self.is_sent, self._starving, self._over, self._ahead = False, True, False, b""
         writer = BodyWriter(head.length)
         if isinstance(body, bytes) and len(body) <= AT_ONCE_BYTES and not head.expects:
             data = head.data + writer.piece(body) + writer.end()
@@ -217,7 +214,10 @@ class Connection:
         try:
             event = self._h11.next_event()
         except h11.RemoteProtocolError as error:
-            raise httpx.RemoteProtocolError(str(error)) from error
+            # h11 was told of no wish for another protocol, and says so, in its own words.
+            other = "SWITCH" in str(error)
+            told = "the server changed the protocol, and there is no other here" if other else str(error)
+            raise httpx.RemoteProtocolError(told) from error
         self._starving = event is h11.NEED_DATA
         return event
 

@@ -3,7 +3,7 @@
 What we hear may be anything, and h11 reads it. What we say is known, and is checked and written here, because h11
 spends a tenth of the CPU of a call on it. It refuses and writes the same (the tests compare them), but for what RFC
 9112, sections 6.2 and 6.3, forbids a sender: both framings, of which only the one that counts is sent, and a list of
-lengths.
+lengths, which is refused.
 """
 
 from __future__ import annotations
@@ -48,10 +48,15 @@ class Head:
     closes: bool
 
 
-def head_of(request: httpx.Request, proxy: Proxy | None) -> Head:
-    """The head of a request. Raises `httpx.LocalProtocolError`, which quotes no value: it may be a key."""
-    if request.method == "CONNECT":
-        raise httpx.LocalProtocolError("CONNECT opens a tunnel, and this transport has no way to hand one out")
+def parts_of(request: httpx.Request, proxy: Proxy | None) -> tuple[Head, Body]:
+    """The head and the body of a request. Raises `httpx.LocalProtocolError`, which quotes no value: it may be a key."""
+    head, body = _head(request, proxy), _body(request)
+    if isinstance(body, bytes) and head.length not in (None, len(body)):
+        raise httpx.LocalProtocolError(f"the body has {len(body)} bytes, and its Content-Length says {head.length}")
+    return head, body
+
+
+def _head(request: httpx.Request, proxy: Proxy | None) -> Head:
     url, headers = request.url, request.headers.raw
     target = url.raw_path
     if proxy is not None and proxy.forwards(url.scheme):
@@ -60,16 +65,27 @@ def head_of(request: httpx.Request, proxy: Proxy | None) -> Head:
     return written(_encoded(request.method), _encoded(request.extensions.get("target", target)), headers)
 
 
+def _body(request: httpx.Request) -> Body:
+    if isinstance(request.stream, httpx.ByteStream):
+        return b"".join(request.stream)
+    try:
+        return request.content
+    except httpx.RequestNotRead:
+        if not isinstance(request.stream, httpx.AsyncByteStream):
+            raise httpx.LocalProtocolError("the body can only be read by a synchronous client") from None
+        return request.stream
+
+
 def written(method: bytes, target: bytes, headers: Headers) -> Head:
-    """The head of a request of these parts. Raises as `head_of` does."""
+    """The head of a request, from its parts. Raises as `parts_of` does."""
     names = [name.lower() for name, _ in headers]
     values = [value for _, value in headers]
     if fault := _fault(method, target, names, values):
         raise httpx.LocalProtocolError(fault)
     said = _said(names, values)
     length = _length(said)
-    if length is None and b"content-length" in said:
-        return written(method, target, [header for header in headers if header[0].lower() != b"content-length"])
+    if length is None and (b"content-length" in said or said[b"transfer-encoding"] != b"chunked"):
+        return written(method, target, _only_chunked(headers))
     lines = [b"%b: %b\r\n" % header for header in headers]
     lines.insert(0, lines.pop(names.index(b"host")))  # where servers look for it (RFC 9110, section 7.2)
     return Head(
@@ -81,15 +97,23 @@ def written(method: bytes, target: bytes, headers: Headers) -> Head:
     )
 
 
+def _only_chunked(headers: Headers) -> Headers:
+    """Said once, and as everybody writes it: who stands between must not read another framing than the server."""
+    framing = (b"content-length", b"transfer-encoding")
+    return [*(header for header in headers if header[0].lower() not in framing), (b"Transfer-Encoding", b"chunked")]
+
+
 def _encoded(text: str | bytes) -> bytes:
     """What is not of ASCII is refused later, with words of ours."""
-    return text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
 
 
 def _fault(method: bytes, target: bytes, names: list[bytes], values: list[bytes]) -> str:
     """What is wrong with them, or nothing."""
     if not method or method.translate(None, _TOKEN):
         return "the method is empty or holds a character that is not allowed there"
+    if method.upper() == b"CONNECT":
+        return "CONNECT opens a tunnel, and this transport has no way to hand one out"
     if not target or target.translate(None, _TARGET):
         return "the target of the request is empty or holds a character that has to be escaped"
     if b"" in names or b"".join(names).translate(None, _TOKEN):
@@ -117,15 +141,15 @@ def _said(names: list[bytes], values: list[bytes]) -> dict[bytes, bytes]:
 
 
 def _length(said: dict[bytes, bytes]) -> int | None:
-    coding = said.get(b"transfer-encoding")
-    if coding is not None:
-        if coding.lower() != b"chunked":
-            raise httpx.LocalProtocolError("the only Transfer-Encoding that can be sent is: chunked")
-        return None
     length = said.get(b"content-length", b"0")
     if not length.isdigit() or len(length) > _MAX_DIGITS:
         raise httpx.LocalProtocolError("Content-Length has to be one number")
-    return int(length)
+    coding = said.get(b"transfer-encoding")
+    if coding is None:
+        return int(length)
+    if coding.lower() != b"chunked":
+        raise httpx.LocalProtocolError("the only Transfer-Encoding that can be sent is: chunked")
+    return None
 
 
 @attrs.define
@@ -134,8 +158,10 @@ class BodyWriter:
 
     left: int | None
 
-    def piece(self, data: bytes) -> bytes:
-        """What is sent for a piece of the body."""
+    def piece(self, data: bytes | bytearray | memoryview) -> bytes:
+        """What is sent for a piece of the body, which is looked at once: it may be a view of what changes later."""
+        if not isinstance(data, bytes):
+            data = memoryview(data).tobytes()  # whose own length counts items
         if self.left is None:
             return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
         self.left -= len(data)
@@ -148,15 +174,3 @@ class BodyWriter:
         if self.left:
             raise httpx.LocalProtocolError("the body is shorter than its Content-Length")
         return b"0\r\n\r\n" if self.left is None else b""
-
-
-def body_of(request: httpx.Request) -> Body:
-    """The body of a request."""
-    if isinstance(request.stream, httpx.ByteStream):
-        return b"".join(request.stream)
-    try:
-        return request.content
-    except httpx.RequestNotRead:
-        if not isinstance(request.stream, httpx.AsyncByteStream):
-            raise httpx.LocalProtocolError("the body can only be read by a synchronous client") from None
-        return request.stream

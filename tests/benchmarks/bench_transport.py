@@ -2,16 +2,17 @@
 
     python tests/benchmarks/bench_transport.py
 
-    floor     h11 on trio with a list of idle connections, without timers or care: nobody can be cheaper
+    floor     h11 on trio with a list of idle connections, without timers or care: what these two cost anybody
     transport `cortex.transport.Transport` alone / the floor; with 1, 64 and 512 calls in flight
     client    `httpx.AsyncClient` on our transport / on its own, with as many in flight
     tls       the transport / `httpx.AsyncHTTPTransport`, over TLS, one in flight
     stream    one streamed chunk of the transport / of the floor
 
 Only the CPU of the client's thread counts: the server is a process of its own. With many in flight it thinks for a
-moment, as models do: one that answers at once would be done with the first calls before httpx has sent the others, and
-few would ever be in flight. These machines are noisy: whoever is compared alternates in rounds, and the median of the
-rounds' ratios counts. `--plot FILE` draws CPU per call against the calls in flight as an SVG.
+moment, as models do: one that answers at once would be done with the first calls before httpx has sent the others. Even
+so httpx, which is slow to ask, has only some sixty of its 512 at the server at a time; with all of them there it costs
+twenty times as much. These machines are noisy: whoever is compared alternates in rounds, and the median of the rounds'
+ratios counts. `--plot FILE` draws CPU per call against the calls in flight as an SVG.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import AsyncIterator
 from itertools import product
 from typing import Any
@@ -13,7 +14,7 @@ import trio
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from cortex.transport import Transport
+from cortex.transport import Link, Transport
 from cortex.transport.request import BodyWriter, Head, written
 
 Headers = list[tuple[bytes, bytes]]
@@ -117,9 +118,13 @@ def head(*headers: tuple[bytes, bytes]) -> Head:
 
 
 def test_of_both_framings_only_the_one_that_counts_is_sent() -> None:
-    both = head((b"Content-Length", b"5"), (b"Transfer-Encoding", b"Chunked"), (b"x", b"y"))
-    assert both.data == b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: Chunked\r\nx: y\r\n\r\n"
+    both = head((b"Content-Length", b"5"), (b"transfer-encoding", b"chunked"), (b"x", b"y"))
+    assert both.data == b"POST / HTTP/1.1\r\nHost: h\r\nx: y\r\nTransfer-Encoding: chunked\r\n\r\n"
     assert both.length is None
+
+
+def test_chunks_are_announced_as_everybody_writes_it() -> None:
+    assert b"Transfer-Encoding: chunked\r\n" in head((b"transfer-encoding", b"Chunked")).data
 
 
 def test_a_length_may_have_twenty_digits() -> None:
@@ -130,6 +135,11 @@ def test_a_length_may_have_twenty_digits() -> None:
 def test_what_is_not_one_length_is_refused(lengths: list[bytes]) -> None:
     with pytest.raises(httpx.LocalProtocolError, match="Content-Length has to be one number"):
         head(*[(b"content-length", length) for length in lengths])
+
+
+def test_a_length_that_is_none_is_refused_also_where_it_does_not_count() -> None:
+    with pytest.raises(httpx.LocalProtocolError, match="Content-Length has to be one number"):
+        head((b"content-length", b"-1"), (b"transfer-encoding", b"chunked"))
 
 
 @pytest.mark.parametrize("codings", [[b"chunked", b"chunked"], [b"gzip", b"chunked"], [b"gzip, chunked"]])
@@ -180,6 +190,8 @@ async def test_a_body_that_is_to_be_chunked_says_no_length(site: Site, serve: An
         ({"headers": {"x key": "sk-secret"}}, "the name of a header"),
         ({"extensions": {"target": b"/?key=sk secret"}}, "the target of the request"),
         ({"extensions": {"target": "/?key=sk-secr\u00e9t"}}, "the target of the request"),
+        ({"extensions": {"target": bytearray(b"/?key=sk secret")}}, "the target of the request"),
+        ({"method": b"CONNECT", "extensions": {"target": b"other:443"}}, "CONNECT opens a tunnel"),
         ({"method": "G\u00c9T"}, "the method is empty or holds"),
         ({"method": "\ud800"}, "the method is empty or holds"),
         ({"method": ""}, "the method is empty or holds"),
@@ -194,14 +206,18 @@ async def test_what_cannot_be_said_is_told_before_anything_is_sent(more: Any, to
     assert caught.value.phase == "not_sent"  # type: ignore[attr-defined]
 
 
-async def test_a_body_that_is_not_as_long_as_it_says_is_not_begun(serve: Any, ask: Any) -> None:
-    async def handler(stream: trio.SocketStream) -> None:
-        assert await stream.receive_some(1) == b""
-
+@pytest.mark.parametrize("size", [5, 200_000])
+@pytest.mark.parametrize("headers", [{"content-length": "4"}, {"content-length": "900000"}])
+async def test_a_body_that_is_not_as_long_as_it_says_costs_no_connection(
+    headers: Any, size: int, site: Site, serve: Any, ask: Any
+) -> None:
+    url = await serve(site)
     async with Transport() as transport:
-        got = await ask(transport, await serve(handler), "POST", content=b"hello", headers={"content-length": "4"})
-    assert got.failure is httpx.LocalProtocolError
-    assert got.error.phase == "not_sent"
+        await ask(transport, url)
+        got = await ask(transport, url, "POST", content=b"x" * size, headers=headers)
+        assert got.failure is httpx.LocalProtocolError
+        assert got.error.phase == "not_sent"
+        assert repr(transport) == "<Transport: 0 connections in use, 1 idle>"
 
 
 async def test_nothing_of_a_body_is_sent_that_is_too_much(serve: Any, ask: Any) -> None:
@@ -235,13 +251,51 @@ async def test_a_connection_of_which_we_said_that_it_ends_does_not_serve_again(
         assert repr(transport) == "<Transport: 0 connections in use, 0 idle>"
 
 
-async def test_pieces_of_any_kind_of_bytes(site: Site, serve: Any, ask: Any) -> None:
+@pytest.mark.parametrize("headers", [{}, {"content-length": "12"}])
+async def test_pieces_of_any_kind_of_bytes(headers: Any, site: Site, serve: Any, ask: Any) -> None:
     async def pieces() -> AsyncIterator[Any]:
         yield memoryview(b"he")
         yield bytearray(b"llo")
+        yield memoryview(b"w_o_r_")[::2]
+        yield memoryview(array("I", [0x21212121]))
 
-    url = await serve(site)
     async with Transport() as transport:
-        for headers in ({}, {"content-length": "5"}):
-            assert (await ask(transport, url, "POST", content=pieces(), headers=headers)).status == 204
-    assert [body for _, body in site.asked] == [b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n", b"hello"]
+        assert (await ask(transport, await serve(site), "POST", content=pieces(), headers=headers)).status == 204
+    ((_, body),) = site.asked
+    assert body == (b"hellowor!!!!" if headers else b"2\r\nhe\r\n3\r\nllo\r\n3\r\nwor\r\n4\r\n!!!!\r\n0\r\n\r\n")
+
+
+async def test_a_piece_that_changes_while_it_is_sent_is_sent_as_it_was(peers: Any, ask: Any) -> None:
+    async def pieces() -> AsyncIterator[Any]:
+        yield memoryview(piece)
+
+    async def connect(host: str, port: int) -> Link:
+        link = await peers(host, port)
+        send_all = link.stream.send_all
+
+        async def changing(data: Any) -> None:
+            piece[:] = b"as said" if data[:4] == b"POST" else b"changed"
+            await send_all(data)
+
+        link.stream.send_all = changing
+        return link  # type: ignore[no-any-return]
+
+    piece = bytearray(7)
+    peers.reply = lambda peer: b"HTTP/1.1 204 No Content\r\n\r\n" if len(peer.requests) == 2 else b""
+    async with Transport(connect=connect) as transport:
+        await ask(transport, "http://server/", "POST", content=pieces(), headers={"content-length": "7"})
+    assert peers.opened[0].requests[1:] == [b"as said"]
+
+
+@pytest.mark.parametrize("piece", ["text", 5, [1, 2], None])
+@pytest.mark.parametrize("headers", [{}, {"content-length": "5"}])
+async def test_a_piece_that_is_no_bytes_is_a_type_error(
+    piece: Any, headers: Any, site: Site, serve: Any, ask: Any
+) -> None:
+    async def pieces() -> AsyncIterator[Any]:
+        yield piece
+
+    async with Transport() as transport:
+        with pytest.raises(TypeError):
+            await ask(transport, await serve(site), "POST", content=pieces(), headers=headers)
+        assert repr(transport) == "<Transport: 0 connections in use, 0 idle>"
