@@ -83,6 +83,27 @@ def test_every_request_is_written_or_refused_as_h11_does_it(
     assert by_us(method, target, headers, pieces) == by_h11(method, target, headers, pieces)
 
 
+@st.composite
+def sound(draw: st.DrawFn) -> tuple[Headers, list[bytes]]:
+    """Headers in any order, and a body that is as they say."""
+    pieces = draw(st.lists(st.binary(max_size=40), max_size=4))
+    names = st.sampled_from([b"x-a", b"X-A", b"Connection", b"accept", b"Expect"])
+    values = st.sampled_from([b"", b"a b", b"close", b"x,CLOSE , y", b"keep-alive", b"\xff:", b"100-continue"])
+    headers = [HOST, *draw(st.lists(st.tuples(names, values), max_size=5))]
+    length = b"%d" % sum(map(len, pieces))
+    if pieces or draw(st.booleans()):
+        headers.append(draw(st.sampled_from([(b"Content-Length", length), (b"transfer-encoding", b"chunked")])))
+    return draw(st.permutations(headers)), pieces
+
+
+@given(sound(), st.sampled_from([b"GET", b"HEAD", b"POST", b"x-odd!"]))
+def test_every_sound_request_is_written_as_h11_writes_it(parts: tuple[Headers, list[bytes]], method: bytes) -> None:
+    headers, pieces = parts
+    ours = by_us(method, b"/a?b", headers, pieces)
+    assert ours is not None
+    assert ours == by_h11(method, b"/a?b", headers, pieces)
+
+
 TABLED = [b"", b"x-a", b"Content-Length", b"Transfer-Encoding", b"Connection", b"connection"]
 VALUES = [b"", b"0", b"5", b"05", b"+5", b"-5", b"5x", b"\xb2", b"1" * 20, b"1" * 21, b"300", b"chunked", b"gzip"]
 VALUES += [b"close", b"CLOSE", b"x , Close\t,y", b"closed", b"not close", b"keep-alive", b"a b"]
