@@ -82,9 +82,9 @@ def written(method: bytes, target: bytes, headers: Headers) -> Head:
     values = [value for _, value in headers]
     if fault := _fault(method, target, names, values):
         raise httpx.LocalProtocolError(fault)
-    said = _said(names, values)
-    length = _length(said)
-    if length is None and (b"content-length" in said or said[b"transfer-encoding"] != b"chunked"):
+    coding = _said(b"transfer-encoding", names, values)
+    length = _length(_said(b"content-length", names, values), coding)
+    if length is None and (b"content-length" in names or coding != b"chunked"):
         return written(method, target, _only_chunked(headers))
     lines = [b"%b: %b\r\n" % header for header in headers]
     lines.insert(0, lines.pop(names.index(b"host")))  # where servers look for it (RFC 9110, section 7.2)
@@ -92,8 +92,8 @@ def written(method: bytes, target: bytes, headers: Headers) -> Head:
         data=b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, b"".join(lines)),
         length=length,
         is_head=method == b"HEAD",
-        expects=b"expect" in said,
-        closes=_CLOSE.search(said.get(b"connection", b"")) is not None,
+        expects=b"expect" in names,
+        closes=_CLOSE.search(_said(b"connection", names, values) or b"") is not None,
     )
 
 
@@ -130,23 +130,19 @@ def _are_values(values: list[bytes]) -> bool:
     return not b"".join(values).translate(None, _VALUE) and [value.strip(b" \t") for value in values] == values
 
 
-def _said(names: list[bytes], values: list[bytes]) -> dict[bytes, bytes]:
-    """The headers by name. What is said several times is one list (RFC 9110, section 5.3)."""
-    said = dict(zip(names, values, strict=True))
-    if len(said) < len(names):
-        said = {}
-        for name, value in zip(names, values, strict=True):
-            said[name] = b"%b,%b" % (said[name], value) if name in said else value
-    return said
+def _said(key: bytes, names: list[bytes], values: list[bytes]) -> bytes | None:
+    """What is said under a name. What is said several times is one list (RFC 9110, section 5.3)."""
+    times = names.count(key)
+    if times < 2:
+        return values[names.index(key)] if times else None
+    return b",".join([value for name, value in zip(names, values, strict=True) if name == key])
 
 
-def _length(said: dict[bytes, bytes]) -> int | None:
-    length = said.get(b"content-length", b"0")
-    if not length.isdigit() or len(length) > _MAX_DIGITS:
+def _length(length: bytes | None, coding: bytes | None) -> int | None:
+    if length is not None and (not length.isdigit() or len(length) > _MAX_DIGITS):
         raise httpx.LocalProtocolError("Content-Length has to be one number")
-    coding = said.get(b"transfer-encoding")
     if coding is None:
-        return int(length)
+        return int(length or b"0")
     if coding.lower() != b"chunked":
         raise httpx.LocalProtocolError("the only Transfer-Encoding that can be sent is: chunked")
     return None
