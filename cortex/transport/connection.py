@@ -255,7 +255,7 @@ class _Upload:
     writer: BodyWriter
     timeouts: Timeouts
     progress: Progress
-    waits: bool = attrs.field(init=False, default=attrs.Factory(lambda self: self.head.expects, takes_self=True))
+    begun: bool = False
     done: bool = False
     invited: trio.Event = attrs.field(factory=trio.Event)
     failed: Exception | None = None
@@ -291,10 +291,10 @@ class _Upload:
     async def _speak(self) -> None:
         self.progress.phase = Phase.SENT
         await self.connection.send(self.head.data, self.timeouts.get("write"))
-        if self.waits:
+        if self.head.expects:
             with trio.move_on_after(EXPECT_SECONDS):
                 await self.invited.wait()
-            self.waits = False
+        self.begun = True
         if isinstance(self.body, bytes):
             for start in range(0, len(self.body), AT_ONCE_BYTES):
                 await self._piece(self.body[start : start + AT_ONCE_BYTES])
@@ -323,8 +323,9 @@ class _Upload:
     async def _listen(self, both: trio.CancelScope) -> None:
         try:
             self.reply = await passing_over(self._patiently, self.timeouts.get("read"))
-            if self.reply.status_code < 400 and self.invited.is_set() >= self.waits:
-                return  # it goes on listening
+            wanted = self.begun or self.invited.is_set() or not self.head.expects
+            if self.reply.status_code < 400 and wanted:
+                return  # the body goes on
             if not self.done:
                 await self.connection.read_ahead()
         except httpx.HTTPError as error:

@@ -1,9 +1,9 @@
 """What we say: the head and the body of a request, as bytes.
 
 What we hear may be anything, and h11 reads it. What we say is known, and is checked and written here, because h11
-spends a tenth of the CPU of a call on it. It refuses and writes the same (the tests compare them), but for what RFC
-9112, sections 6.2 and 6.3, forbids a sender: both framings, of which only the one that counts is sent, and a list of
-lengths, which is refused.
+spends a tenth of the CPU of a call on it. It refuses and writes the same (the tests compare them), but for the framing:
+of both only the one that counts is sent, and said in one way, and a list of lengths is refused (RFC 9112, sections 6.2
+and 6.3, forbid them to a sender). CONNECT is refused, too.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ _VALUE = bytes(set(range(256)) - set(b"\0\n\v\f\r"))
 _TARGET = bytes(range(0x21, 0x7F))
 
 _MAX_DIGITS = 20
+"""Of a length, as in h11; for thousands of them `int` raises."""
+
 _CLOSE = re.compile(rb"(?:^|,)[ \t]*close[ \t]*(?:,|$)", re.IGNORECASE)
 
 
@@ -105,7 +107,12 @@ def _only_chunked(headers: Headers) -> Headers:
 
 def _encoded(text: str | bytes) -> bytes:
     """What is not of ASCII is refused later, with words of ours."""
-    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
+    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else _copied(text)
+
+
+def _copied(data: bytes | bytearray | memoryview) -> bytes:
+    """As it is now: it may be a view of what changes, or of items that are no bytes. TypeError for what is none."""
+    return data if isinstance(data, bytes) else memoryview(data).tobytes()
 
 
 def _fault(method: bytes, target: bytes, names: list[bytes], values: list[bytes]) -> str:
@@ -155,9 +162,8 @@ class BodyWriter:
     left: int | None
 
     def piece(self, data: bytes | bytearray | memoryview) -> bytes:
-        """What is sent for a piece of the body, which is looked at once: it may be a view of what changes later."""
-        if not isinstance(data, bytes):
-            data = memoryview(data).tobytes()  # whose own length counts items
+        """What is sent for a piece of the body."""
+        data = _copied(data)
         if self.left is None:
             return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
         self.left -= len(data)
