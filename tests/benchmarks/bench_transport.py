@@ -308,15 +308,17 @@ def plot(times: dict[str, dict[int, float]]) -> str:
         return 60 + log10(level) / log10(LEVELS[-1]) * 460
 
     def y(spent: float) -> float:
-        return 340 - (log10(spent) - 2) / 2 * 300
+        return 340 - (log10(spent) - 1) / 3 * 300
 
-    marks = [(level, x(level), 360.0) for level in LEVELS] + [(f"{us} us", 30.0, y(us)) for us in (100, 1000, 10000)]
+    marks = [(level, x(level), 360.0) for level in LEVELS] + [
+        (f"{us} us", 30.0, y(us)) for us in (10, 100, 1000, 10000)
+    ]
     lines = [
         f'<text x="{across:.0f}" y="{down:.0f}" text-anchor="middle">{mark}</text>' for mark, across, down in marks
     ]
-    for name, each in times.items():
+    for row, (name, each) in enumerate(times.items()):
         path = "L".join(f"{x(level):.0f} {y(spent):.0f}" for level, spent in each.items())
-        label = f'<text x="528" y="{y(each[LEVELS[-1]]) + 4:.0f}" fill="{COLORS[name]}">{name}</text>'
+        label = f'<text x="540" y="{40 + 18 * row}" fill="{COLORS[name]}">{name}</text>'
         lines += [f'<path d="M{path}" fill="none" stroke="{COLORS[name]}" stroke-width="2"/>', label]
     title = '<text x="60" y="20">CPU of the client per call, against calls in flight</text>'
     head = '<svg xmlns="http://www.w3.org/2000/svg" width="620" height="370" font-family="sans-serif" font-size="12">'
